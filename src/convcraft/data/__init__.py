@@ -1,0 +1,1 @@
+"""Images in: sources, decoding, the preprocessing contract, splits, copies, batches, augmentation."""

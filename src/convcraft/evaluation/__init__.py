@@ -1,0 +1,1 @@
+"""Predictions on held-out images and the figures drawn from them."""

@@ -1,0 +1,1 @@
+"""Networks in readable files, one paper each; timm's by name; weights from safetensors."""

@@ -1,0 +1,1 @@
+"""Named, complete configurations, each with its source, command and measured result."""

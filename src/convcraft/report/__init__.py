@@ -1,0 +1,1 @@
+"""A run folder drawn as pictures and one self-contained HTML page."""

@@ -1,0 +1,1 @@
+"""What differs between jobs: loss, targets, metrics, decoding. One file per task."""

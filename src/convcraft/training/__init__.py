@@ -1,0 +1,1 @@
+"""The visible loop and its parts: optimisers, schedules, checkpoints, averages of weights."""
