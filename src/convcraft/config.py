@@ -24,7 +24,7 @@ RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 SCHEDULES = ("constant", "step", "cosine", "one_cycle", "plateau")
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
 CLASS_WEIGHTS = ("none", "balanced")
 SELECTIONS = ("best", "last")
 
@@ -222,7 +222,7 @@ class ScheduleConfig:
 class TrainingConfig:
     """The loop."""
 
-    epochs: int = 10
+    epochs: int = 10  # 0 keeps the starting weights: to evaluate a pretrained network as it is
     batch_size: int = 128  # images per forward pass; the optimiser sees batch_size * accumulation_steps
     accumulation_steps: int = 1
     precision: str = "auto"  # bf16-mixed where the hardware computes in it, else 32-true
@@ -241,7 +241,8 @@ class TrainingConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulation_steps", "keep_checkpoints", "log_every_steps"):
+        _check(self.epochs >= 0, "training.epochs", self.epochs, "a whole number of at least 0")
+        for name in ("batch_size", "accumulation_steps", "keep_checkpoints", "log_every_steps"):
             _check(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "a whole number of at least 1")
         _check(self.eval_batch_size >= 1, "training.eval_batch_size", self.eval_batch_size, "at least 1")
         _check_choice("training.precision", self.precision, PRECISIONS)

@@ -1,0 +1,408 @@
+"""The command line: parses, calls one public function, prints.
+
+Results go to standard output, everything else to standard error. Exit codes: 0 done; 1 a check or gate said no;
+2 wrong use or bad input; 75 stopped by a signal with the state saved.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+
+from convcraft import __version__
+from convcraft.errors import UserError
+
+EXIT_CHECK_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED = 1, 2, 75
+
+app = typer.Typer(
+    name="convcraft",
+    help="Labelled images in; a proven, explained, deployable convolutional network out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages; errors and results only.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same machine: same result.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+DataDir = Annotated[str | None, typer.Option(help="Where named sets (mnist, cifar10) are looked for first.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `convcraft train` made.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"convcraft {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the run and its report.")] = Path("convcraft-demo"),
+    seed: Seed = None,
+    device: Device = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The whole story in about a minute: a network learns real digits, is judged, and reads a picture.
+
+    Needs no network and no data. Example: convcraft demo
+    """
+    from convcraft.workflows.console import make_console
+    from convcraft.workflows.demo import demo as run_demo
+
+    result = run_demo(out, seed=seed or 0, device=device, console=make_console(quiet))
+    report, prediction = result.evaluated.report, result.prediction
+    label, probability = prediction.ranking[0]
+    _print_report(report, f"{report.num_images} test digits that training never saw")
+    print(f"picture      {result.picture}: {label} ({probability:.1%} sure; it is a {result.true_label})")
+    print(f"report       {result.evaluated.report_file}")
+    print(f"trained in   {result.trained.train_seconds:.1f} s")
+    print("\nNext:")
+    print(f"  open {result.evaluated.report_file} in a browser")
+    print(f"  convcraft predict {out} YOUR_PICTURE.png")
+    print("  convcraft train PHOTO_FOLDER --out runs/first     (one sub-folder per class)")
+    if json_:
+        _print_json(
+            {
+                **_figures(report),
+                "run": str(out),
+                "seconds": result.trained.seconds + result.evaluated.seconds,
+                "train_seconds": result.trained.train_seconds,
+                "report": str(result.evaluated.report_file),
+                "picture": str(result.picture),
+                "predictions": [prediction.to_dict(top=3)],
+            }
+        )
+
+
+@app.command()
+def train(
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="[DATA]", help="A folder, CSV, Parquet or IDX files, or: digits, mnist, cifar10."),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A complete, measured configuration; see `convcraft recipes`.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A config.yaml, such as another run's.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="lenet5, seed001_cnn, vgg_small, resnet20 ... or any timm name.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="A .safetensors file with starting weights.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME-1, -2 ...")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it was stopped.")] = False,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the train images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Height and width in pixels that images are brought to.")
+    ] = None,
+    test_split: Annotated[str | None, typer.Option(help="The split of DATA that serves as test, e.g. val.")] = None,
+    labels_per_class: Annotated[
+        int | None, typer.Option(help="Use only so many labelled train images per class.")
+    ] = None,
+    drop_leaks: Annotated[
+        bool, typer.Option("--drop-leaks", help="Remove train images with a near copy in val or test.")
+    ] = False,
+    allow_bad: Annotated[
+        bool, typer.Option("--allow-bad", help="Go on although over 1 % of the files are bad.")
+    ] = False,
+    final: Annotated[
+        bool, typer.Option("--final", help="Train on train and val together; the last weights count.")
+    ] = False,
+    data_dir: DataDir = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting, e.g. --set optim.name=sgd")] = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a network on labelled images.
+
+    Examples: convcraft train mnist --out runs/mnist
+    convcraft train photos/ --model resnet18 --image-size 128 --out runs/photos
+    convcraft train --out runs/mnist --resume
+    """
+    from convcraft.workflows.choose_config import choose_config, new_run_folder
+    from convcraft.workflows.console import make_console
+    from convcraft.workflows.train import train as run_train
+
+    chosen = choose_config(
+        data,
+        recipe,
+        config,
+        data_settings={
+            "data_dir": data_dir,
+            "test_split": test_split,
+            "labels_per_class": labels_per_class,
+            "drop_leaks": drop_leaks or None,
+            "allow_bad": allow_bad or None,
+            "final": final or None,
+        },
+        preprocess_settings={"image_size": None if image_size is None else (image_size, image_size)},
+        model_settings={"name": model, "weights": weights},
+        optim_settings={"learning_rate": learning_rate},
+        training_settings={
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "seed": seed,
+            "device": None if device == "auto" else device,
+            "select": "last" if final else None,
+        },
+        assignments=set_ or (),
+    )
+    if resume and out is None:
+        raise UserError("--resume without --out", "the folder of the run to go on with", "Add --out RUN.")
+    run = out or new_run_folder(chosen)
+    result = run_train(chosen, run, resume=resume, console=make_console(quiet))
+    if result.report is not None:
+        _print_report(result.report, f"{result.report.num_images} validation images")
+    print(f"trained in   {result.train_seconds:.1f} s, whole command {result.seconds:.1f} s")
+    print(f"run          {run}")
+    print(f"next         convcraft evaluate {run}")
+    if json_:
+        figures = {} if result.report is None else _figures(result.report)
+        _print_json(
+            {
+                "accuracy": None,
+                "interval": None,
+                "per_class": None,
+                **figures,
+                "run": str(run),
+                "seconds": result.seconds,
+                "train_seconds": result.train_seconds,
+                "weights_sha256": result.summary["weights_sha256"],
+            }
+        )
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    data: Annotated[
+        str | None, typer.Argument(metavar="[DATA]", help="Other labelled data than the run's own.")
+    ] = None,
+    test_split: Annotated[str | None, typer.Option(help="Which split of DATA to judge on.")] = None,
+    data_dir: DataDir = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Judge a run on test images that training never saw, and draw its report.
+
+    Example: convcraft evaluate runs/mnist
+    """
+    from convcraft.workflows.console import make_console
+    from convcraft.workflows.evaluate import evaluate as run_evaluate
+
+    result = run_evaluate(
+        run, data, test_split=test_split, data_dir=data_dir, device=device, console=make_console(quiet)
+    )
+    _print_report(result.report, f"{result.report.num_images} test images of {result.data}")
+    _print_classes(result.report, quiet)
+    print(f"report       {result.report_file}")
+    if json_:
+        _print_json(
+            {
+                **_figures(result.report),
+                "run": str(run),
+                "seconds": result.seconds,
+                "data": result.data,
+                "report": str(result.report_file),
+            }
+        )
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, or - for standard input.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")] = 3,
+    seed: Seed = None,
+    device: Device = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Name what pictures show.
+
+    Examples: convcraft predict runs/mnist digit.png
+    cat digit.png | convcraft predict runs/mnist - --json
+    """
+    from convcraft.workflows.predict import predict as run_predict
+
+    answers = run_predict(run, images, device=device)
+    if not json_:
+        for answer in answers:
+            shown = ", ".join(f"{name} {share:.1%}" for name, share in answer.ranking[:top])
+            print(f"{answer.image}\t{shown or 'not readable: ' + str(answer.problem)}")
+    else:
+        _print_json({"run": str(run), "predictions": [answer.to_dict(top) for answer in answers]})
+    if any(answer.problem is not None for answer in answers):
+        raise typer.Exit(EXIT_BAD_INPUT)
+
+
+@app.command()
+def report(run: RunFolder, json_: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Draw a run's report again, from its log, its data and its last evaluation.
+
+    Example: convcraft report runs/mnist
+    """
+    from convcraft.workflows.console import make_console
+    from convcraft.workflows.report import redraw
+
+    path = redraw(run, console=make_console(quiet))
+    print(f"report       {path}")
+    if json_:
+        _print_json({"run": str(run), "report": str(path)})
+
+
+@app.command()
+def recipes(json_: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """List the recipes: complete configurations, each with its measured result in its header."""
+    from convcraft.recipes.catalogue import describe_recipe, recipe_names
+
+    names = recipe_names()
+    for name in names:
+        print(f"{name:<14} {describe_recipe(name)}")
+    if json_:
+        _print_json({"recipes": {name: describe_recipe(name) for name in names}})
+
+
+@app.command()
+def bench(
+    name: Annotated[str | None, typer.Argument(help="A script of benchmarks/, without .py; none lists them.")] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a claim again: run a script of the source tree's benchmarks/ folder.
+
+    Example: convcraft bench mnist
+    """
+    from convcraft.workflows.bench import list_benchmarks, run_benchmark
+
+    if name is None:
+        names = list_benchmarks()
+        print("\n".join(names))
+        if json_:
+            _print_json({"benchmarks": names})
+        return
+    raise typer.Exit(run_benchmark(name))
+
+
+def _figures(report: Any) -> dict[str, Any]:
+    """The JSON keys that scripts rely on."""
+    values: dict[str, Any] = report.to_dict()
+    return {**values, "per_class": values["per_class"]}
+
+
+def _print_report(report: Any, measured_on: str) -> None:
+    low, high = report.interval
+    print(
+        f"accuracy     {report.accuracy:.2%}  (95 % interval {low:.2%} to {high:.2%}; "
+        f"{report.num_correct} of {measured_on})"
+    )
+
+
+def _print_classes(report: Any, quiet: bool) -> None:
+    """The per-class table, on standard error."""
+    from rich.table import Table
+
+    table = Table("class", "precision", "recall", "F1", "images")
+    for entry in report.per_class:
+        table.add_row(
+            entry.name, f"{entry.precision:.2%}", f"{entry.recall:.2%}", f"{entry.f1:.2%}", f"{entry.support:,}"
+        )
+    Console(stderr=True, quiet=quiet).print(table)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and leave with its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(_run(given))
+
+
+def _run(given: list[str]) -> int:
+    """The exit code of a command; every error becomes one clear message."""
+    as_json, debug = "--json" in given, "--debug" in given
+    try:
+        code = app(given, standalone_mode=False)
+        return int(code or 0)
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return EXIT_BAD_INPUT
+    except click.ClickException as error:
+        usage = f"See: {error.ctx.command_path} --help" if isinstance(error, click.UsageError) and error.ctx else ""
+        return _fail(UserError(error.format_message(), "a command as --help shows it", usage), as_json, debug)
+    except UserError as error:
+        return _fail(error, as_json, debug)
+    except (KeyboardInterrupt, click.Abort):
+        print("Stopped before there was anything to save.", file=sys.stderr)
+        return EXIT_STOPPED
+    except ModuleNotFoundError as error:
+        return _fail(_missing_extra(error), as_json, debug)
+    except OSError as error:
+        named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        fix = "Check that the path exists, may be written to, and that the disk is not full."
+        return _fail(UserError(named, "a file that can be read or written", fix), as_json, debug)
+    except Exception as error:
+        code = _known_ending(error, given, as_json)
+        if code is None:
+            raise
+        return code
+
+
+def _fail(error: UserError, as_json: bool, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    print(f"Received: {error.received}\nExpected: {error.expected}\nFix:      {error.fix}", file=sys.stderr)
+    if as_json:
+        _print_json({"error": error.as_dict()})
+    return EXIT_BAD_INPUT
+
+
+def _missing_extra(error: ModuleNotFoundError) -> UserError:
+    if (error.name or "").startswith("convcraft"):
+        raise error
+    return UserError(
+        f"the package {error.name} is not installed",
+        "what this command needs",
+        'Install it with: pip install "convcraft[train]"',
+    )
+
+
+def _known_ending(error: Exception, given: list[str], as_json: bool) -> int | None:
+    """Endings that only training has: stopped by a signal, or numbers that blew up."""
+    from convcraft.training.stops import Interrupted, NonFinite
+
+    if isinstance(error, Interrupted):
+        print(f"\n{error}", file=sys.stderr)
+        if as_json:
+            _print_json({"stopped": {"message": str(error), "run": str(error.run)}})
+        return EXIT_STOPPED
+    if isinstance(error, NonFinite):
+        return _fail(UserError(str(error), "a finite loss", NonFinite.FIX), as_json, False) and EXIT_CHECK_FAILED
+    return None

@@ -1,0 +1,207 @@
+"""From settings to image sets: read, check, find copies, split, decode, in this order.
+
+Training gets train and validation from `prepare_training_data`. The test images leave this room through
+`open_test_data` alone, which `evaluate` calls; before that they are looked at only to find copies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convcraft.config import DataConfig, PreprocessConfig
+from convcraft.data.copies import copy_groups, leak_findings, leaked_train_indices, leaks_between
+from convcraft.data.image_set import ImageSet
+from convcraft.data.preprocess import Preprocess, measure_mean_std, resolve
+from convcraft.data.sample import Finding, Progress, Sample, Source
+from convcraft.data.scan import Scan, findings, refuse_if_too_bad, scan_images
+from convcraft.data.sources import open_source
+from convcraft.data.splits import Splits, all_samples, brought_indices, make_splits
+from convcraft.errors import UserError
+
+STATISTICS_IMAGES = 5_000  # mean and std of streamed sets are measured on so many train images
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What training may see, and what it should record about where that came from.
+
+    val: None where the run is final (all labelled images train, nothing is selected).
+    description: plain values for the run's data.json: name, sizes, class counts, hashes of the splits.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    train: ImageSet
+    val: ImageSet | None
+    description: dict[str, Any]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A source whose images were all looked at, and its splits."""
+
+    source: Source
+    samples: Sequence[Sample]
+    scan: Scan
+    splits: Splits
+    findings: tuple[Finding, ...]
+
+
+def prepare_training_data(
+    config: DataConfig, wanted: PreprocessConfig, progress: Progress | None = None
+) -> TrainingData:
+    """Train and validation images under one preprocessing contract.
+
+    Raises:
+        UserError: no such data, too many bad images, or too few good ones.
+    """
+    checked = _check(config, progress)
+    samples, scan, splits = checked.samples, checked.scan, checked.splits
+    memory_bytes = config.memory_megabytes << 20
+    seen = np.concatenate([splits.train, splits.val])
+    sizes = {(scan.facts[index].height, scan.facts[index].width) for index in seen}
+    all_grey = all(scan.facts[index].channels == 1 for index in seen)
+    preprocess = resolve(wanted, sizes=sizes, all_grey=all_grey)
+    train = ImageSet.build([samples[index] for index in splits.train], preprocess, memory_bytes, progress)
+    if wanted.mean is None:
+        preprocess = preprocess.with_statistics(*measure_mean_std(_pixels_to_measure(train)))
+        train = ImageSet(train.samples, train.targets, preprocess, train.pixels)
+    val = None
+    if len(splits.val):
+        val = ImageSet.build([samples[index] for index in splits.val], preprocess, memory_bytes, progress)
+    return TrainingData(
+        name=checked.source.name,
+        classes=checked.source.classes,
+        preprocess=preprocess,
+        train=train,
+        val=val,
+        description=_describe(checked),
+        findings=checked.findings,
+    )
+
+
+def open_test_data(
+    config: DataConfig,
+    classes: tuple[str, ...],
+    preprocess: Preprocess,
+    expected_sha256: str | None = None,
+    progress: Progress | None = None,
+) -> ImageSet:
+    """The test images, with targets as indices into the run's own class table.
+
+    Data that brings no splits and was not trained on (expected_sha256 is None) is test as a whole.
+
+    Args:
+        classes: the run's; classes are matched by name, never by position.
+        expected_sha256: the hash that training recorded for the test split.
+
+    Raises:
+        UserError: a class that the run does not know, or other test images than training set aside.
+    """
+    source = open_source(config, progress=progress)
+    samples = all_samples(source)
+    if expected_sha256 is None and set(brought_indices(source)) == {"all"}:
+        chosen: Indices = np.arange(len(samples), dtype=np.int64)
+        samples, scan, chosen = _scan_part(samples, chosen, config, progress)
+    elif "test" in brought_indices(source) and config.test_split is None:
+        samples, scan, chosen = _scan_part(samples, brought_indices(source)["test"], config, progress)
+    else:
+        checked = _check(config, progress)
+        samples, scan, chosen = checked.samples, checked.scan, checked.splits.test
+    if expected_sha256 is not None and _split_sha256(samples, scan, chosen) != expected_sha256:
+        raise UserError(
+            f"the test images of {source.name} are not those that were set aside when this run was trained",
+            "the same images and labels",
+            "Bring the data back as it was, or evaluate on other data by naming it.",
+        )
+    if not len(chosen):
+        raise UserError(f"{source.name} has no test images", "a test part", "Name labelled data to evaluate on.")
+    renumbered = _renumber([samples[index] for index in chosen], source.classes, classes)
+    return ImageSet.build(renumbered, preprocess, config.memory_megabytes << 20, progress)
+
+
+def _check(config: DataConfig, progress: Progress | None) -> _Checked:
+    """Look at every image once, find copies, and split so that none straddles a border that we draw."""
+    source = open_source(config, progress=progress)
+    samples = all_samples(source)
+    scan = scan_images(samples, progress=progress)
+    refuse_if_too_bad(scan, samples, allow_bad=config.allow_bad)
+    groups = copy_groups(scan.thumbnails, scan.digests, progress=progress)
+    splits = make_splits(source, config, groups, usable=scan.usable)
+    held_out = np.concatenate([splits.val, splits.test])
+    leaks = leaks_between(groups, splits.train, held_out)
+    if config.drop_leaks and len(leaks):
+        usable = scan.usable.copy()
+        usable[leaked_train_indices(leaks)] = False
+        splits = make_splits(source, config, groups, usable=usable)
+    found = (*source.findings, *findings(scan, samples), *splits.findings)
+    found += leak_findings(leaks, samples, dropped=config.drop_leaks)
+    return _Checked(source, samples, scan, splits, found)
+
+
+def _scan_part(
+    samples: Sequence[Sample], part: Indices, config: DataConfig, progress: Progress | None
+) -> tuple[Sequence[Sample], Scan, Indices]:
+    """Scan only some samples: these, their scan, and the indices of the usable ones among them."""
+    chosen = [samples[index] for index in part]
+    scan = scan_images(chosen, progress=progress)
+    refuse_if_too_bad(scan, chosen, allow_bad=config.allow_bad)
+    return chosen, scan, np.flatnonzero(scan.usable)
+
+
+def _pixels_to_measure(images: ImageSet) -> NDArray[np.uint8]:
+    """All train pixels, or those of evenly spaced images of a set that streams."""
+    if images.pixels is not None:
+        return images.pixels
+    return images.pixels_of(np.unique(np.linspace(0, len(images) - 1, STATISTICS_IMAGES).astype(np.int64)))
+
+
+def _renumber(samples: Sequence[Sample], own: tuple[str, ...], wanted: tuple[str, ...]) -> list[Sample]:
+    """Targets as indices into another class table that has all the names."""
+    if own == wanted:
+        return list(samples)
+    unknown = sorted({own[sample.target] for sample in samples} - set(wanted))
+    if unknown:
+        raise UserError(
+            f"classes {', '.join(unknown[:10])} that the run was not trained on",
+            f"classes among: {', '.join(wanted[:20])}",
+            "Rename the class folders or labels, or leave those images out.",
+        )
+    index = {name: position for position, name in enumerate(wanted)}
+    return [Sample(sample.image, index[own[sample.target]], sample.source) for sample in samples]
+
+
+def _describe(checked: _Checked) -> dict[str, Any]:
+    """What data.json records."""
+    parts = {"train": checked.splits.train, "val": checked.splits.val, "test": checked.splits.test}
+    targets = np.array([sample.target for sample in checked.samples], dtype=np.int64)
+    num_classes = len(checked.source.classes)
+    return {
+        "name": checked.source.name,
+        "brought_splits": [name for name in checked.source.splits if name != "all"],
+        "num_images": {name: len(part) for name, part in parts.items()},
+        "class_counts": {
+            name: np.bincount(targets[part], minlength=num_classes).tolist() for name, part in parts.items()
+        },
+        "sha256": {name: _split_sha256(checked.samples, checked.scan, part) for name, part in parts.items()},
+        "findings": [finding.as_dict() for finding in checked.findings],
+    }
+
+
+def _split_sha256(samples: Sequence[Sample], scan: Scan, part: Indices) -> str:
+    """SHA-256 over name, class and pixels of the images of a split, in order."""
+    hasher = hashlib.sha256()
+    for index in part:
+        sample = samples[index]
+        line = f"{sample.source}\0{sample.target}\0{scan.digests[index]}\n"
+        hasher.update(line.encode(errors="surrogateescape"))
+    return hasher.hexdigest()

@@ -1,0 +1,92 @@
+"""One split, ready to be batched: samples, targets and, where they fit, the decoded pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convcraft.data.images import BadImage
+from convcraft.data.preprocess import Preprocess
+from convcraft.data.sample import Progress, Sample
+from convcraft.errors import UserError
+
+DECODE_CHUNK = 256  # images per piece of work: long enough to hide the thread's cost, short enough for a live bar
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of one split under one preprocessing contract.
+
+    targets: int64 [N].
+    pixels: uint8 [N, H, W, C] in memory, or None where the set streams from `samples`.
+    """
+
+    samples: Sequence[Sample]
+    targets: NDArray[np.int64]
+    preprocess: Preprocess
+    pixels: NDArray[np.uint8] | None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(sample.source for sample in self.samples)
+
+    def pixels_of(self, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The contract's pixels of some images: uint8 [B, H, W, C].
+
+        Raises:
+            UserError: a file that was readable when the data was checked no longer is.
+        """
+        if self.pixels is not None:
+            return self.pixels[ids]
+        return np.stack([contract_pixels(self.samples[index], self.preprocess) for index in ids])
+
+    @classmethod
+    def build(
+        cls,
+        samples: Sequence[Sample],
+        preprocess: Preprocess,
+        memory_bytes: int,
+        progress: Progress | None = None,
+    ) -> ImageSet:
+        """Decode into memory what fits into memory_bytes; leave the rest to stream."""
+        targets = np.array([sample.target for sample in samples], dtype=np.int64)
+        shape = (len(samples), preprocess.height, preprocess.width, preprocess.channels)
+        if int(np.prod(shape, dtype=np.int64)) > memory_bytes:
+            return cls(samples, targets, preprocess, None)
+        return cls(samples, targets, preprocess, _decode_all(samples, preprocess, shape, progress))
+
+
+def contract_pixels(sample: Sample, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """uint8 [H, W, C] of one sample; a bad image is named."""
+    try:
+        return preprocess.pixels(sample.image)
+    except BadImage as error:
+        fix = "Restore the file, or remove it and start a new run."
+        raise UserError(f"{sample.source}: {error}", "an image that can be decoded", fix) from error
+
+
+def _decode_all(
+    samples: Sequence[Sample], preprocess: Preprocess, shape: tuple[int, ...], progress: Progress | None
+) -> NDArray[np.uint8]:
+    pixels = np.empty(shape, np.uint8)
+
+    def decode(start: int) -> int:
+        stop = min(start + DECODE_CHUNK, len(samples))
+        for index in range(start, stop):
+            pixels[index] = contract_pixels(samples[index], preprocess)
+        return stop - start
+
+    done = 0
+    with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without holding the interpreter's lock
+        for count in pool.map(decode, range(0, len(samples), DECODE_CHUNK)):
+            done += count
+            if progress is not None:
+                progress(done, len(samples), "decoding images")
+    return pixels

@@ -1,0 +1,120 @@
+"""Batches for the loop: from memory by index, or streamed through worker processes; the same either way.
+
+An epoch is planned before it starts. The plan is a function of (seed, epoch) alone, so that going on in the middle of
+an epoch needs a step number and nothing else.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from convcraft.data.augment import Augmenter
+from convcraft.data.draws import epoch_order
+from convcraft.data.image_set import ImageSet
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images float32 [B, C, H, W], normalised; targets int64 [B], or float32 [B, K] after mixing; ids int64 [B]."""
+
+    images: Tensor
+    targets: Tensor
+    ids: Ids
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The optimiser steps of one epoch: for each step, the ids of each of its forward passes."""
+
+    steps: Sequence[Sequence[Ids]]
+
+    @classmethod
+    def draw(cls, seed: int, epoch: int, num_samples: int, batch_size: int, accumulation_steps: int) -> EpochPlan:
+        """Shuffle and share out: every sample once, batches of nearly equal size, none left over tiny.
+
+        (A last batch of one image would break batch norm, and dropping it would lose samples.)
+        """
+        order = epoch_order(seed, epoch, num_samples)
+        num_steps = -(-num_samples // (batch_size * accumulation_steps))
+        steps = []
+        for step_ids in np.array_split(order, num_steps):
+            num_passes = -(-len(step_ids) // batch_size)
+            steps.append(np.array_split(step_ids, num_passes))
+        return cls(steps)
+
+    def passes_from(self, step: int) -> list[Ids]:
+        """The forward passes that are left when `step` optimiser steps are done."""
+        return [ids for passes in self.steps[step:] for ids in passes]
+
+
+def train_batches(
+    images: ImageSet, augmenter: Augmenter, passes: Sequence[Ids], epoch: int, num_workers: int
+) -> Iterator[Batch]:
+    """Augmented batches of the given ids, in that order."""
+    return _batches(_TrainPasses(images, augmenter, passes, epoch), num_workers if images.pixels is None else 0)
+
+
+def eval_batches(images: ImageSet, batch_size: int, num_workers: int = 0) -> Iterator[Batch]:
+    """All images in order, exactly as the preprocessing contract gives them."""
+    passes = [np.arange(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
+    return _batches(_EvalPasses(images, passes), num_workers if images.pixels is None else 0)
+
+
+class _TrainPasses(Dataset[Batch]):
+    """Forward pass number -> augmented batch. Worker processes hold a copy each."""
+
+    def __init__(self, images: ImageSet, augmenter: Augmenter, passes: Sequence[Ids], epoch: int) -> None:
+        self.images, self.augmenter, self.passes, self.epoch = images, augmenter, passes, epoch
+
+    def __len__(self) -> int:
+        return len(self.passes)
+
+    def __getitem__(self, number: int) -> Batch:
+        ids = self.passes[number]
+        pixels = torch.from_numpy(self.images.pixels_of(ids))
+        targets = torch.from_numpy(self.images.targets[ids])
+        return Batch(*self.augmenter(pixels, targets, ids, self.epoch), ids)
+
+
+class _EvalPasses(Dataset[Batch]):
+    def __init__(self, images: ImageSet, passes: Sequence[Ids]) -> None:
+        self.images, self.passes = images, passes
+
+    def __len__(self) -> int:
+        return len(self.passes)
+
+    def __getitem__(self, number: int) -> Batch:
+        ids = self.passes[number]
+        normalised = self.images.preprocess.normalise(self.images.pixels_of(ids))  # float32 [B, C, H, W]
+        return Batch(torch.from_numpy(normalised), torch.from_numpy(self.images.targets[ids]), ids)
+
+
+def _batches(passes: _TrainPasses | _EvalPasses, num_workers: int) -> Iterator[Batch]:
+    if num_workers == 0:
+        return (passes[number] for number in range(len(passes)))
+    return iter(
+        DataLoader(
+            passes,
+            batch_size=None,
+            shuffle=False,
+            num_workers=num_workers,
+            prefetch_factor=2,
+            worker_init_fn=_leave_signals_to_the_loop,
+        )
+    )
+
+
+def _leave_signals_to_the_loop(_worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; only the loop may answer it, workers end when they are told to."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

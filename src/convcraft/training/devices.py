@@ -1,0 +1,48 @@
+"""Where to compute and in which precision."""
+
+from __future__ import annotations
+
+import torch
+from lightning_fabric import Fabric
+
+from convcraft.config import TrainingConfig
+from convcraft.errors import UserError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def accelerator_of(device: str) -> str:
+    """The accelerator that a --device answer means, checked.
+
+    Raises:
+        UserError: an unknown name, or a device that this machine lacks.
+    """
+    if device not in DEVICES:
+        raise UserError(f"device {device!r}", "one of " + ", ".join(DEVICES), "Leave it out to take the best.")
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, there in present.items() if there)
+    if not present[device]:
+        fix = "Use --device cpu, or install a torch build for that device."
+        raise UserError(f"device {device!r}", "a device that torch sees on this machine", fix)
+    return device
+
+
+def precision_of(precision: str, accelerator: str) -> str:
+    """auto: bfloat16 where the hardware multiplies in it, else float32 (emulated bfloat16 is slower than float32)."""
+    if precision != "auto":
+        return precision
+    if accelerator == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif accelerator == "cpu":
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        fast = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    else:
+        fast = False
+    return "bf16-mixed" if fast else "32-true"
+
+
+def build_fabric(config: TrainingConfig) -> Fabric:
+    """Lightning Fabric for one device; it owns placement and precision, the loop stays ours."""
+    accelerator = accelerator_of(config.device)
+    return Fabric(accelerator=accelerator, devices=1, precision=precision_of(config.precision, accelerator))

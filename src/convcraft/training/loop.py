@@ -1,0 +1,352 @@
+"""The training loop: batch -> logits -> loss -> backward -> step, in the open.
+
+Fabric places tensors and sets precision; everything else that happens to the weights is written here. A run that was
+stopped at any moment goes on as if it had not been: the same weights and the same log, bit for bit on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
+from rich.console import Console
+from torch import Tensor, nn
+
+from convcraft.config import RunConfig
+from convcraft.data.augment import Augmenter
+from convcraft.data.image_set import ImageSet
+from convcraft.data.loader import Batch, EpochPlan, Ids, eval_batches, train_batches
+from convcraft.errors import UserError
+from convcraft.tasks.classification import Classification
+from convcraft.training import optimizer_state, random_state
+from convcraft.training.checkpoint import CHECKPOINTS, Checkpoint, folder_name, load_newest, save_checkpoint
+from convcraft.training.devices import build_fabric
+from convcraft.training.ema import WeightAverage
+from convcraft.training.interrupt import StopRequest, catch_stop_signals
+from convcraft.training.metrics_log import MetricsLog
+from convcraft.training.optim import build_optimizer
+from convcraft.training.progress import TrainingProgress
+from convcraft.training.schedules import factor_at
+from convcraft.training.state import Tally, TrainState
+from convcraft.training.stops import Interrupted, NonFinite
+
+
+@dataclass
+class Trainer:
+    """One run's parts. Build with `prepare_trainer`, then `fit`.
+
+    model is the plain network; network and optimizer are the same objects as Fabric wraps them.
+    """
+
+    run: Path
+    config: RunConfig
+    train: ImageSet
+    val: ImageSet | None
+    task: Classification
+    fabric: Fabric
+    model: nn.Module
+    network: _FabricModule
+    optimizer: _FabricOptimizer
+    average: WeightAverage | None
+    augmenter: Augmenter
+    facts: dict[str, Any]  # what a checkpoint records about its origin: classes, data hash, versions
+    state: TrainState
+    log: MetricsLog
+    saved_name: str | None = None  # the checkpoint that holds the present state, if there is one
+
+    @property
+    def steps_per_epoch(self) -> int:
+        training = self.config.training
+        return math.ceil(len(self.train) / (training.batch_size * training.accumulation_steps))
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps_per_epoch * self.config.training.epochs
+
+    @property
+    def result_model(self) -> nn.Module:
+        """The network that is validated and kept: the moving average where there is one."""
+        return self.average.model if self.average is not None else self.model
+
+
+def prepare_trainer(
+    run: Path,
+    config: RunConfig,
+    train: ImageSet,
+    val: ImageSet | None,
+    task: Classification,
+    model: nn.Module,
+    facts: dict[str, Any],
+    *,
+    resume: bool,
+    console: Console,
+) -> Trainer:
+    """Put the parts together and, with resume, bring back the newest whole checkpoint.
+
+    Raises:
+        UserError: nothing to resume from.
+    """
+    checkpoint = _find_checkpoint(run, facts, console) if resume else None
+    fabric = build_fabric(config.training)
+    if config.training.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    network, optimizer = fabric.setup(model, build_optimizer(config.optim, model))
+    decay = config.training.ema_decay
+    trainer = Trainer(
+        run=run,
+        config=config,
+        train=train,
+        val=val,
+        task=task,
+        fabric=fabric,
+        model=model,
+        network=network,
+        optimizer=optimizer,
+        average=WeightAverage(model, decay) if decay is not None else None,
+        augmenter=Augmenter(config.augment, train.preprocess, task.num_classes, config.training.seed),
+        facts=facts,
+        state=TrainState(),
+        log=MetricsLog(run, checkpoint.state["log_bytes"], checkpoint.state["step"]) if checkpoint else MetricsLog(run),
+    )
+    if checkpoint is not None:
+        _restore(trainer, checkpoint)
+    return trainer
+
+
+def fit(trainer: Trainer, console: Console) -> None:
+    """Train to the end of the plan.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; the state is saved.
+        NonFinite: the loss or the weights blew up; the last good checkpoint stands.
+    """
+    state = trainer.state
+    bar = TrainingProgress(console, trainer.total_steps, state.step, trainer.config.training.epochs)
+    try:
+        with catch_stop_signals() as stop, bar:
+            clock = _Clock(state.train_seconds)
+            state.finished = state.finished or trainer.config.training.epochs == 0
+            while not state.finished:
+                epoch_tally = train_epoch(trainer, bar, stop, clock)
+                finish_epoch(trainer, bar, epoch_tally, clock)
+            save(trainer, clock)
+    finally:
+        trainer.log.close()
+
+
+def train_epoch(trainer: Trainer, bar: TrainingProgress, stop: StopRequest, clock: _Clock) -> Tally:
+    """The steps that are left of the running epoch; returns their tally."""
+    config, state = trainer.config, trainer.state
+    training, accumulation = config.training, config.training.accumulation_steps
+    plan = EpochPlan.draw(training.seed, state.epoch, len(trainer.train), training.batch_size, accumulation)
+    passes_left = plan.passes_from(state.step_in_epoch)
+    batches = train_batches(trainer.train, trainer.augmenter, passes_left, state.epoch, config.data.num_workers)
+    epoch_tally = Tally()
+    trainer.network.train()
+    for passes in plan.steps[state.step_in_epoch :]:
+        learning_rate = set_learning_rate(trainer)
+        try:
+            step_tally = accumulate_gradients(trainer, batches, passes)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            save(trainer, clock)  # the broken step has touched gradients alone
+            raise Interrupted(f"a process that decodes images died ({error})", trainer.run) from error
+        if training.gradient_clip_norm is not None:
+            trainer.fabric.clip_gradients(
+                trainer.network, trainer.optimizer, max_norm=training.gradient_clip_norm, error_if_nonfinite=False
+            )
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad(set_to_none=True)
+        if trainer.average is not None:
+            trainer.average.update(state.step)
+        state.step += 1
+        state.step_in_epoch += 1
+        state.recent.merge(step_tally)
+        epoch_tally.merge(step_tally)
+        bar.step(state.step, state.epoch, state.recent)
+        if state.step % training.log_every_steps == 0 or state.step == trainer.total_steps:
+            log_train(trainer, learning_rate)
+        if stop:
+            save(trainer, clock)
+            raise Interrupted(f"stopped at step {state.step} of {trainer.total_steps}", trainer.run)
+        if clock.since_save() >= training.checkpoint_seconds:
+            save(trainer, clock)
+    return epoch_tally
+
+
+def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], passes: Sequence[Ids]) -> Tally:
+    """Forward and backward for the passes of one optimiser step.
+
+    A pass counts by its share of the step's images, so 4 passes of 16 give the gradient of one pass of 64.
+    """
+    tally = Tally()
+    step_images = sum(len(ids) for ids in passes)
+    for _ in passes:
+        batch = next(batches)
+        images, targets = trainer.fabric.to_device((batch.images, batch.targets))
+        logits: Tensor = trainer.network(images)  # [B, K]
+        loss = trainer.task.loss(logits, targets)
+        tally.add(loss.item(), int(trainer.task.num_correct(logits, targets)), len(images))
+        if not math.isfinite(tally.loss_sum):
+            _report_non_finite(trainer, batch, loss.item())
+        trainer.fabric.backward(loss * (len(images) / step_images))
+    return tally
+
+
+def set_learning_rate(trainer: Trainer) -> float:
+    """The schedule's rate for the coming step, put into the optimiser."""
+    schedule, state = trainer.config.schedule, trainer.state
+    factor = factor_at(schedule, state.step, trainer.total_steps, trainer.steps_per_epoch) * state.plateau.factor
+    learning_rate = trainer.config.optim.learning_rate * factor
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = learning_rate
+    return learning_rate
+
+
+def finish_epoch(trainer: Trainer, bar: TrainingProgress, epoch_tally: Tally, clock: _Clock) -> None:
+    """Validate, log, keep what is best, decide whether to go on."""
+    config, state = trainer.config, trainer.state
+    state.epoch += 1
+    state.step_in_epoch = 0
+    state.finished = state.epoch == config.training.epochs
+    if trainer.val is None:
+        bar.epoch(state.epoch, epoch_tally, None, better=False)
+        return
+    loss, accuracy = validate(trainer, trainer.val)
+    better = state.record_validation(accuracy, loss)
+    if config.schedule.name == "plateau":
+        state.plateau.update(config.schedule, loss)
+    record = {"event": "val", "epoch": state.epoch, "step": state.step, "loss": loss, "accuracy": accuracy}
+    trainer.log.write(record)
+    bar.epoch(state.epoch, epoch_tally, (loss, accuracy), better)
+    patience = config.training.early_stopping_epochs
+    if patience is not None and state.epochs_since_best >= patience:
+        state.finished = True
+    if better:
+        save(trainer, clock)
+
+
+@torch.no_grad()
+def validate(trainer: Trainer, images: ImageSet) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy in float32 with the weights that would be kept."""
+    model, tally = trainer.result_model, Tally()
+    plain = Classification(trainer.task.num_classes)  # no smoothing or class weights: comparable over settings
+    was_training = model.training
+    model.eval()
+    for batch in eval_batches(images, trainer.config.training.eval_batch_size, trainer.config.data.num_workers):
+        pixels, targets = trainer.fabric.to_device((batch.images, batch.targets))
+        logits = model(pixels)
+        tally.add(plain.loss(logits, targets).item(), int(plain.num_correct(logits, targets)), len(targets))
+    model.train(was_training)
+    return tally.loss, tally.accuracy
+
+
+def log_train(trainer: Trainer, learning_rate: float) -> None:
+    """One train record: means since the last one."""
+    state = trainer.state
+    trainer.log.write(
+        {
+            "event": "train",
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "loss": state.recent.loss,
+            "accuracy": state.recent.accuracy,
+            "learning_rate": learning_rate,
+        }
+    )
+    state.recent = Tally()
+
+
+def save(trainer: Trainer, clock: _Clock) -> None:
+    """Write a checkpoint of the present moment, once.
+
+    Raises:
+        NonFinite: weights that are not finite numbers are never saved.
+    """
+    state = trainer.state
+    if trainer.saved_name == folder_name(state.step, state.epoch):
+        return
+    weights = dict(trainer.model.state_dict())
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        raise NonFinite(f"weights are not finite after step {state.step}")
+    tensors = {"model": weights, "optimizer": optimizer_state.to_tensors(trainer.optimizer.optimizer)}
+    if trainer.average is not None:
+        tensors["ema"] = dict(trainer.average.model.state_dict())
+    state.train_seconds = clock.total()
+    content = {
+        **state.to_dict(),
+        "log_bytes": trainer.log.flush(),
+        "random": random_state.capture(),
+        "config": trainer.config.to_dict(),
+        **trainer.facts,
+    }
+    checkpoint = Checkpoint(tensors, content)
+    save_checkpoint(trainer.run / CHECKPOINTS, checkpoint, trainer.config.training.keep_checkpoints)
+    trainer.saved_name = checkpoint.name
+    clock.mark_save()
+
+
+def _find_checkpoint(run: Path, facts: dict[str, Any], console: Console) -> Checkpoint:
+    """The newest whole checkpoint of the run, made from the same data."""
+    checkpoint, problems = load_newest(run / CHECKPOINTS)
+    for problem in problems:
+        console.print(f"passed over a damaged checkpoint: {problem}", style="yellow", highlight=False)
+    for name, value in facts.items():
+        if name != "versions" and checkpoint.state.get(name) != value:
+            fix = "Bring back the data as it was, or start a new run."
+            raise UserError(f"{name} differs from what this run was trained on", "the same data and classes", fix)
+    return checkpoint
+
+
+def _restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """Put the saved tensors, position and random state back."""
+    content = checkpoint.state
+    trainer.model.load_state_dict(checkpoint.tensors["model"])  # copies in place: the memory layout stays
+    optimizer_state.load_tensors(trainer.optimizer.optimizer, checkpoint.tensors["optimizer"])
+    if trainer.average is not None:
+        trainer.average.model.load_state_dict(checkpoint.tensors["ema"])
+    trainer.state = TrainState.from_dict({name: content[name] for name in TrainState.__dataclass_fields__})
+    random_state.restore(content["random"])
+    trainer.saved_name = checkpoint.name
+
+
+def _report_non_finite(trainer: Trainer, batch: Batch, loss: float) -> None:
+    """Name the batch that blew up and stop; nothing of it reaches the weights or a checkpoint."""
+    state = trainer.state
+    report = {
+        "loss": str(loss),
+        "step": state.step,
+        "epoch": state.epoch,
+        "ids": batch.ids.tolist(),
+        "images": [trainer.train.samples[index].source for index in batch.ids],
+    }
+    report_file = trainer.run / "non_finite.json"
+    report_file.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+    trainer.log.flush()
+    raise NonFinite(f"the loss is {loss} at step {state.step} (epoch {state.epoch + 1}); {report_file} names the batch")
+
+
+class _Clock:
+    """Wall-clock time in the loop, over all resumes, and since the last checkpoint."""
+
+    def __init__(self, seconds_before: float) -> None:
+        self._start = self._saved = time.monotonic()
+        self._before = seconds_before
+
+    def total(self) -> float:
+        return self._before + time.monotonic() - self._start
+
+    def since_save(self) -> float:
+        return time.monotonic() - self._saved
+
+    def mark_save(self) -> None:
+        self._saved = time.monotonic()

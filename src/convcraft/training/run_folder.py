@@ -1,0 +1,151 @@
+"""A run's folder: who may write to it, and which of its weights are the result.
+
+config.yaml  classes.json  preprocess.json  data.json  metrics.jsonl  tensorboard/  checkpoints/  summary.json
+report.html  evaluation.json (after evaluate)  run.lock
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from convcraft.config import RunConfig
+from convcraft.data.preprocess import Preprocess
+from convcraft.data.sample import Finding
+from convcraft.errors import UserError
+from convcraft.training.checkpoint import (
+    CHECKPOINTS,
+    MANIFEST,
+    DamagedCheckpoint,
+    load_checkpoint,
+    load_newest,
+    replace_durably,
+)
+
+CONFIG = "config.yaml"
+CLASSES = "classes.json"
+PREPROCESS = "preprocess.json"
+DATA = "data.json"
+SUMMARY = "summary.json"  # of training; there when the run is finished
+EVALUATION = "evaluation.json"  # of the test images; there after `evaluate`
+
+
+@contextmanager
+def exclusive(run: Path) -> Iterator[None]:
+    """Let one process write to a run folder; the lock goes with the process, however it ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    lock = FileLock(run / "run.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        fix = "Wait for it to end, or choose another --out."
+        raise UserError(f"{run} is in use by another process", "a folder that no other run writes to", fix) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """What stands in a run folder beside the weights."""
+
+    folder: Path
+    config: RunConfig
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    data: dict[str, Any]
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was noticed about the data when the run began."""
+        return tuple(Finding(**{**entry, "files": tuple(entry["files"])}) for entry in self.data["findings"])
+
+
+def read_run(run: Path) -> RunDescription:
+    """Read a run folder.
+
+    Raises:
+        UserError: it is not one, or a part of it is missing or unreadable.
+    """
+    if not (run / CONFIG).is_file():
+        received = f"{run} is no run folder (it has no {CONFIG})"
+        raise UserError(received, "a folder made by `convcraft train`", "Check the path.")
+    return RunDescription(
+        folder=run,
+        config=RunConfig.load(run / CONFIG),
+        classes=tuple(read_json(run / CLASSES)),
+        preprocess=Preprocess.load(run / PREPROCESS),
+        data=read_json(run / DATA),
+    )
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file of a run folder.
+
+    Raises:
+        UserError: missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {error}", "a complete run folder", "Train again, or restore the file.") from error
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """The training summary of a finished run.
+
+    Raises:
+        UserError: the run is not finished.
+    """
+    if not (run / SUMMARY).exists():
+        fix = f"Finish it: convcraft train --out {run} --resume"
+        raise UserError(f"{run} has no {SUMMARY}", "a finished run", fix)
+    summary: dict[str, Any] = read_json(run / SUMMARY)
+    return summary
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that readers see the old file or the new one, never a part."""
+    replace_durably(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
+
+
+@dataclass(frozen=True)
+class ResultWeights:
+    """The weights that a run stands for, and where they come from."""
+
+    tensors: dict[str, Tensor]
+    checkpoint: str  # folder name
+    file: str  # model.safetensors or ema.safetensors
+    sha256: str
+
+
+def load_result(run: RunDescription) -> ResultWeights:
+    """The best weights on validation, or the last (`training.select`); the moving average where there is one.
+
+    Raises:
+        UserError: no checkpoint, or the one that is needed is damaged.
+    """
+    newest, _ = load_newest(run.folder / CHECKPOINTS)
+    best = newest.state["best_checkpoint"]
+    name = best if run.config.training.select == "best" and best is not None else newest.name
+    try:
+        chosen = newest if name == newest.name else load_checkpoint(run.folder / CHECKPOINTS / name)
+    except DamagedCheckpoint as error:
+        fix = "Restore the file, or train again: with the same config.yaml the same weights come out."
+        raise UserError(f"damaged checkpoint {error}", "the checkpoint as it was saved", fix) from error
+    stem = "ema" if "ema" in chosen.tensors else "model"
+    file = f"{stem}.safetensors"
+    manifest = json.loads((run.folder / CHECKPOINTS / name / MANIFEST).read_bytes())
+    sha256 = manifest["files"][file]["sha256"]
+    return ResultWeights(dict(chosen.tensors[stem]), name, file, sha256)

@@ -1,0 +1,91 @@
+"""Fills the report of a run from what training, evaluation and the network have to show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from convcraft.data.image_set import ImageSet
+from convcraft.evaluation.metrics import Report, top_losses
+from convcraft.evaluation.predictions import Predictions
+from convcraft.models.build import num_parameters, summarise
+from convcraft.report.feature_maps import first_layer_maps
+from convcraft.report.run_report import DataFacts, FeatureMaps, ReportContent, Table, write_report
+from convcraft.training.metrics_log import read_metrics
+from convcraft.training.run_folder import CONFIG, RunDescription
+
+NUM_MISTAKES = 24
+
+
+def draw_run(
+    run: RunDescription,
+    model: nn.Module,
+    summary: dict[str, Any],
+    shown: tuple[str, ImageSet, Predictions, Report] | None,
+) -> Path:
+    """Write report.html.
+
+    Args:
+        model: with the result weights, on the CPU.
+        summary: of training (summary.json).
+        shown: the split that the figures are of: its name, images, predictions and report.
+    """
+    preprocess = run.preprocess
+    layers = summarise(model, (preprocess.height, preprocess.width), preprocess.channels)
+    content: dict[str, Any] = {}
+    if shown is not None:
+        split, images, predictions, report = shown
+        mistakes = top_losses(predictions, NUM_MISTAKES)
+        pixels = [images.pixels_of(np.array([mistake.index]))[0] for mistake in mistakes]
+        content = {
+            "split": split,
+            "evaluation": report,
+            "mistakes": mistakes,
+            "mistake_pixels": pixels,
+            "feature_maps": _feature_maps(run, model, images),
+        }
+    return write_report(
+        run.folder,
+        ReportContent(
+            title=f"{run.config.model.name} on {run.data['name']}",
+            summary=_summary_rows(run, model, summary),
+            data=DataFacts(run.classes, run.data["class_counts"], run.findings),
+            model=Table(
+                ("layer", "type", "output", "parameters"),
+                [(row.name, row.type, " x ".join(map(str, row.output_shape)), f"{row.parameters:,}") for row in layers],
+            ),
+            records=read_metrics(run.folder),
+            config_yaml=(run.folder / CONFIG).read_text(encoding="utf-8"),
+            reproduce=(
+                f"convcraft train --config {run.folder / CONFIG} --out NEW_RUN",
+                f"convcraft evaluate {run.folder}",
+            ),
+            **content,
+        ),
+    )
+
+
+def _feature_maps(run: RunDescription, model: nn.Module, images: ImageSet) -> FeatureMaps:
+    """What the first convolution makes of the first image."""
+    pixels = images.pixels_of(np.array([0]))
+    layer, maps = first_layer_maps(model, torch.from_numpy(run.preprocess.normalise(pixels)))
+    return FeatureMaps(pixels[0], maps, layer, run.classes[int(images.targets[0])])
+
+
+def _summary_rows(run: RunDescription, model: nn.Module, summary: dict[str, Any]) -> list[tuple[str, object]]:
+    preprocess, training = run.preprocess, run.config.training
+    return [
+        ("Data", run.data["name"]),
+        ("Network", run.config.model.name),
+        ("Parameters", f"{num_parameters(model):,}"),
+        ("Input", f"{preprocess.height} x {preprocess.width} pixels, {'grey' if preprocess.channels == 1 else 'RGB'}"),
+        ("Recipe", run.config.recipe or "none"),
+        ("Epochs", f"{summary['epochs']} of {training.epochs}"),
+        ("Training time", f"{summary['train_seconds']:.1f} s on {summary['device']}, {summary['precision']}"),
+        ("Seed", training.seed),
+        ("Weights", f"{summary['checkpoint']}/{summary['weights_file']}, SHA-256 {summary['weights_sha256'][:16]}..."),
+    ]

@@ -1,0 +1,32 @@
+"""`convcraft report`: draw a run's page again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from convcraft.data.dataset import prepare_training_data
+from convcraft.training.run_folder import EVALUATION, read_run, read_summary
+from convcraft.workflows.console import data_progress
+from convcraft.workflows.draw_run import draw_run
+from convcraft.workflows.evaluate import evaluate, predict_images
+from convcraft.workflows.load_model import load_model
+
+
+def redraw(run: Path, *, console: Console) -> Path:
+    """Write report.html anew: with test figures if the run was evaluated before, else with those of validation.
+
+    Raises:
+        UserError: no finished run there, or its data are gone.
+    """
+    if (run / EVALUATION).exists():
+        return evaluate(run, console=console).report_file
+    description, summary = read_run(run), read_summary(run)
+    model, _ = load_model(description)
+    with data_progress(console) as progress:
+        data = prepare_training_data(description.config.data, description.config.preprocess, progress)
+    if data.val is None:
+        return draw_run(description, model, summary, None)
+    predictions, report = predict_images(model, data.val, data.classes)
+    return draw_run(description, model, summary, ("validation", data.val, predictions, report))

@@ -1,0 +1,227 @@
+"""`convcraft train`: data -> network -> run folder with weights, log and report."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from convcraft.config import RunConfig
+from convcraft.data.dataset import TrainingData, prepare_training_data
+from convcraft.errors import UserError
+from convcraft.evaluation.metrics import Report
+from convcraft.models.build import build_model, num_parameters
+from convcraft.models.weights import load_weights, read_card
+from convcraft.tasks.classification import Classification, balanced_weights
+from convcraft.training.checkpoint import CHECKPOINTS, saved_checkpoints
+from convcraft.training.loop import Trainer, fit, prepare_trainer
+from convcraft.training.random_state import seed_all
+from convcraft.training.run_folder import (
+    CLASSES,
+    CONFIG,
+    DATA,
+    PREPROCESS,
+    SUMMARY,
+    ResultWeights,
+    exclusive,
+    load_result,
+    read_run,
+    write_json,
+)
+from convcraft.workflows.console import data_progress
+from convcraft.workflows.draw_run import draw_run
+from convcraft.workflows.evaluate import predict_images
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run came to. report and its figures are of validation; None where everything was trained on."""
+
+    run: Path
+    report: Report | None
+    summary: dict[str, Any]
+    seconds: float  # the whole command
+    train_seconds: float  # the loop, summed over resumes
+
+
+def train(config: RunConfig, run: Path, *, resume: bool = False, console: Console) -> TrainResult:
+    """Train a network as configured, into a run folder.
+
+    With resume, a run that was stopped at any moment goes on to the same weights and log (bit for bit on the CPU); the
+    folder's own config.yaml counts, and `config` may only repeat it.
+
+    Raises:
+        UserError: data, settings or folder that cannot be used.
+        Interrupted: a signal came; the state is saved.
+        NonFinite: the loss blew up.
+    """
+    started = time.monotonic()
+    config = _with_card(_settle_config(config, run, resume))
+    run.mkdir(parents=True, exist_ok=True)
+    with exclusive(run):
+        with data_progress(console) as progress:
+            data = prepare_training_data(config.data, config.preprocess, progress)
+        _announce(data, config, console)
+        _describe_run(run, config, data)
+        trainer = _build_trainer(run, config, data, resume=resume, console=console)
+        fit(trainer, console)
+        return _finish(run, trainer, data, started)
+
+
+def _settle_config(config: RunConfig, run: Path, resume: bool) -> RunConfig:
+    """The configuration to follow, and a folder that may be written to."""
+    if not resume:
+        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+            fix = "Choose another --out, or add --resume to go on with that run."
+            raise UserError(f"{run} exists and is not empty", "a new or empty folder", fix)
+        return config
+    if not (run / CONFIG).exists():
+        if run.is_dir() and saved_checkpoints(run / CHECKPOINTS):
+            raise UserError(f"{run} has checkpoints but no {CONFIG}", "a complete run folder", "Restore that file.")
+        return config  # stopped before anything was written
+    saved = RunConfig.load(run / CONFIG)
+    if config not in (saved, RunConfig()):
+        changed = ", ".join(_differences(saved.to_dict(), config.to_dict()))
+        fix = "Leave these settings out with --resume, or start a new run."
+        raise UserError(f"other settings than the run was started with ({changed})", "the run's own settings", fix)
+    return saved
+
+
+def _differences(left: dict[str, Any], right: dict[str, Any], where: str = "") -> list[str]:
+    """Names of the settings in which two configurations differ."""
+    names: list[str] = []
+    for key, value in left.items():
+        if isinstance(value, dict) and isinstance(right[key], dict) and key != "args":
+            names += _differences(value, right[key], f"{where}{key}.")
+        elif value != right[key]:
+            names.append(f"{where}{key}")
+    return names
+
+
+def _with_card(config: RunConfig) -> RunConfig:
+    """Fill what the settings leave open from the card beside a weights file: preprocessing and model arguments."""
+    if config.model.weights is None:
+        return config
+    card = read_card(Path(config.model.weights))
+    if card is None:
+        return config
+    channels, height, width = card.input_size
+    wanted = config.preprocess
+    filled: dict[str, Any] = {}
+    if wanted.image_size is None:
+        filled["image_size"] = (height, width)
+        filled["crop_fraction"] = card.crop_pct
+        if card.interpolation != "none":
+            filled["interpolation"] = card.interpolation
+    if wanted.channels is None:
+        filled["channels"] = channels
+    if wanted.mean is None:
+        filled |= {"mean": card.mean, "std": card.std}
+    return config.changed(preprocess=filled, model={"args": {**card.model_args, **config.model.args}})
+
+
+def _announce(data: TrainingData, config: RunConfig, console: Console) -> None:
+    """What was found, before the first step."""
+    counts = data.description["num_images"]
+    where = "in memory" if data.train.pixels is not None else "streamed from disk"
+    console.print(
+        f"{data.name}: {len(data.classes)} classes, {counts['train']:,} train, {counts['val']:,} val and "
+        f"{counts['test']:,} test images ({where}); test stays closed until `convcraft evaluate`",
+        highlight=False,
+        markup=False,
+    )
+    for finding in data.findings:
+        if finding.severity != "info":
+            console.print(f"{finding.severity}: {finding.message} {finding.fix}", highlight=False, markup=False)
+    console.print(f"network {config.model.name}, recipe {config.recipe or 'none'}", highlight=False, markup=False)
+
+
+def _describe_run(run: Path, config: RunConfig, data: TrainingData) -> None:
+    """Everything but the weights, so that the folder explains itself from the first second; config.yaml comes last."""
+    write_json(run / CLASSES, list(data.classes))
+    data.preprocess.save(run / PREPROCESS)
+    write_json(run / DATA, data.description)
+    config.save(run / CONFIG)
+
+
+def _build_trainer(run: Path, config: RunConfig, data: TrainingData, *, resume: bool, console: Console) -> Trainer:
+    training = config.training
+    seed_all(training.seed)
+    model = build_network(config, data)
+    if config.model.weights is not None:
+        console.print(str(load_weights(model, Path(config.model.weights))), highlight=False, markup=False)
+    num_classes = len(data.classes)
+    weights = balanced_weights(data.train.targets, num_classes) if training.class_weights == "balanced" else None
+    facts = {
+        "classes": list(data.classes),
+        "data_sha256": data.description["sha256"],
+        "preprocess": data.preprocess.as_dict(),
+        "versions": {name: version(name) for name in ("torch", "numpy", "convcraft")},
+    }
+    return prepare_trainer(
+        run,
+        config,
+        data.train,
+        data.val,
+        Classification(num_classes, training.label_smoothing, weights),
+        model,
+        facts,
+        resume=resume and bool(saved_checkpoints(run / CHECKPOINTS)),
+        console=console,
+    )
+
+
+def build_network(config: RunConfig, data: TrainingData) -> nn.Module:
+    """The configured network for the data's classes and images; draws from torch's seeded generator."""
+    preprocess = data.preprocess
+    return build_model(
+        config.model,
+        num_classes=len(data.classes),
+        in_channels=preprocess.channels,
+        image_size=(preprocess.height, preprocess.width),
+    )
+
+
+def _finish(run: Path, trainer: Trainer, data: TrainingData, started: float) -> TrainResult:
+    """Take the result's weights, judge them on validation, write summary and report."""
+    description = read_run(run)
+    weights = load_result(description)
+    trainer.model.load_state_dict(weights.tensors)
+    model = trainer.model.cpu()
+    summary = _summarise(trainer, weights, num_parameters(model))
+    shown, report = None, None
+    if data.val is not None:
+        predictions, report = predict_images(model, data.val, data.classes)
+        shown = ("validation", data.val, predictions, report)
+        summary["validation"] = report.to_dict()
+    write_json(run / SUMMARY, summary)
+    draw_run(description, model, summary, shown)
+    return TrainResult(run, report, summary, time.monotonic() - started, trainer.state.train_seconds)
+
+
+def _summarise(trainer: Trainer, weights: ResultWeights, parameters: int) -> dict[str, Any]:
+    state, fabric = trainer.state, trainer.fabric
+    on_gpu = fabric.device.type == "cuda"
+    device = torch.cuda.get_device_name() if on_gpu else f"{platform.processor() or platform.machine()} CPU"
+    return {
+        "epochs": state.epoch,
+        "steps": state.step,
+        "train_seconds": state.train_seconds,
+        "parameters": parameters,
+        "checkpoint": weights.checkpoint,
+        "weights_file": weights.file,
+        "weights_sha256": weights.sha256,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "cpu_cores": os.cpu_count(),
+        "precision": fabric._precision.precision,
+        "versions": trainer.facts["versions"],
+    }
