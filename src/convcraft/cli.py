@@ -99,7 +99,7 @@ def train(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A config.yaml, such as another run's.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="lenet5, seed001_cnn, vgg_small, resnet20 ... or any timm name.")
+        str | None, typer.Option(help="lenet5, seed_cnn, vgg_small, resnet20_cifar ... or any timm name.")
     ] = None,
     weights: Annotated[str | None, typer.Option(help="A .safetensors file with starting weights.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME-1, -2 ...")] = None,

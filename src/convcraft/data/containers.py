@@ -202,6 +202,12 @@ def _read(stream: BinaryIO, num_bytes: int) -> bytes:
     return data
 
 
+def _seek(stream: BinaryIO, position: int, size_bytes: int) -> None:
+    if position > size_bytes:  # also keeps offsets of 64 bits away from seek, which raises on them
+        raise _cut()
+    stream.seek(position)
+
+
 def _cut(where: str = "the file ends in the middle of the picture") -> BadImage:
     return BadImage("truncated", f"cut short: {where}")
 
@@ -271,7 +277,7 @@ def _check_png(stream: BinaryIO, size_bytes: int, limits: ImageLimits) -> bool:
         if kind == b"IHDR":
             limits.check_size(*struct.unpack(">II", content[:8].ljust(8, b"\0")))
         elif kind in (b"zTXt", b"iTXt", b"iCCP"):
-            metadata_bytes += _unpacked_bytes(kind, content, limits.max_metadata_bytes - metadata_bytes + 1)
+            metadata_bytes += _unpacked_bytes(kind, content)
             limits.check_metadata(metadata_bytes)
         elif kind == b"acTL":
             animated = content[:4] not in (b"\0\0\0\0", b"\0\0\0\1")
@@ -295,8 +301,8 @@ def _checked_chunk(stream: BinaryIO, kind: bytes, length: int) -> bytes:
     return b"".join(kept)
 
 
-def _unpacked_bytes(kind: bytes, content: bytes, at_most: int) -> int:
-    """How many bytes a packed text or profile chunk unpacks to, counted no further than at_most."""
+def _unpacked_bytes(kind: bytes, content: bytes) -> int:
+    """How many bytes a packed text or profile chunk unpacks to; over 1 MiB, where Pillow gives up, it is refused."""
     _, _, rest = content.partition(b"\0")
     if kind == b"iTXt":
         if rest[:1] != b"\1":
@@ -306,9 +312,12 @@ def _unpacked_bytes(kind: bytes, content: bytes, at_most: int) -> int:
         rest = rest[1:]
     unpacker = zlib.decompressobj()
     try:
-        return len(unpacker.decompress(rest, at_most))
+        num_bytes = len(unpacker.decompress(rest, CHUNK_BYTES + 1))
     except zlib.error:
         return 0  # broken text does not hurt the picture; Pillow has the last word
+    if num_bytes > CHUNK_BYTES:
+        raise BadImage("metadata_too_large", f"the PNG's {kind.decode()} chunk unpacks to over 1 MiB")
+    return num_bytes
 
 
 def _check_gif(stream: BinaryIO, size_bytes: int, limits: ImageLimits) -> bool:
@@ -416,7 +425,8 @@ def _check_tiff(stream: BinaryIO, size_bytes: int, limits: ImageLimits) -> bool:
     order = "<" if head[:2] == b"II" else ">"
     big = 43 in (head[2], head[3])
     count_code, entry_code, value_code = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
-    stream.seek(struct.unpack(order + "Q", _read(stream, 8))[0] if big else struct.unpack(order + "I", head[4:])[0])
+    directory_offset = struct.unpack(order + "Q", _read(stream, 8)) if big else struct.unpack(order + "I", head[4:])
+    _seek(stream, directory_offset[0], size_bytes)
     num_entries = struct.unpack(order + count_code, _read(stream, struct.calcsize(count_code)))[0]
     if num_entries > 4096:
         raise BadImage("damaged", f"the TIFF's directory says {num_entries:,} entries")
@@ -460,7 +470,7 @@ class _TiffEntry:
             raise _cut("a TIFF entry is longer than the file")
         if num_bytes <= len(self.value):
             return struct.unpack_from(f"{order}{self.count}{code}", self.value)
-        stream.seek(struct.unpack(order + value_code, self.value)[0])
+        _seek(stream, struct.unpack(order + value_code, self.value)[0], size_bytes)
         return struct.unpack(f"{order}{self.count}{code}", _read(stream, num_bytes))
 
 

@@ -108,7 +108,7 @@ def open_test_data(
         UserError: a class that the run does not know, or other test images than training set aside.
     """
     source = open_source(config, progress=progress)
-    samples = all_samples(source)
+    samples: Sequence[Sample] = all_samples(source)
     if expected_sha256 is None and set(brought_indices(source)) == {"all"}:
         chosen: Indices = np.arange(len(samples), dtype=np.int64)
         samples, scan, chosen = _scan_part(samples, chosen, config, progress)

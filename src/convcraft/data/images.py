@@ -71,12 +71,14 @@ def decode(image: Path | bytes | NDArray[np.uint8], limits: ImageLimits = DEFAUL
     """As `decode_image`, with the format and whether frames were left out."""
     if isinstance(image, np.ndarray):
         return Decoded(_from_array(image, limits), "array", False)
-    with _opened(image, limits) as (stream, size_bytes):
-        head = stream.read(512)
-        image_format = sniff_format(head)
-        has_more_frames = check_container(stream, size_bytes, image_format, limits)
-        stream.seek(0)
-        return Decoded(_pillow_pixels(stream, image_format, limits), image_format, has_more_frames)
+    try:
+        with _opened(image, limits) as (stream, size_bytes):
+            image_format = sniff_format(stream.read(512))
+            has_more_frames = check_container(stream, size_bytes, image_format, limits)
+            stream.seek(0)
+            return Decoded(_pillow_pixels(stream, image_format, limits), image_format, has_more_frames)
+    except OSError as error:  # a failing disk, a network share that went away
+        raise BadImage("missing", f"cannot be read ({_words(error)})") from error
 
 
 def _from_array(pixels: NDArray[np.uint8], limits: ImageLimits) -> Image.Image:
@@ -113,10 +115,12 @@ def _check_file_size(size_bytes: int, limits: ImageLimits) -> None:
 def _open_regular(path: Path) -> BinaryIO:
     """Opens a regular file, also through links; a pipe or a device would be read for ever."""
     try:
-        _check_regular(path.stat().st_mode)
+        _check_regular(path.stat().st_mode)  # before opening: opening alone can already move a device
         # Without O_NONBLOCK, a pipe put there since the check would block.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         file = os.fdopen(os.open(path, flags), "rb")
+    except BadImage:
+        raise
     except FileNotFoundError:
         what = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
         raise BadImage("missing", what) from None

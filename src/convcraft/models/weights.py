@@ -81,7 +81,7 @@ def load_weights(model: nn.Module, path: Path) -> WeightsReport:
     stored = _read_tensors(path)
     wanted = model.state_dict()
     remade = _classifier_to_remake(model, stored, wanted)
-    pass
+    _check_fit(path, stored, wanted, remade)
     values = {name: tensor for name, tensor in stored.items() if name in wanted and name not in remade}
     model.load_state_dict(values, strict=False)  # _check_fit has been stricter
     return WeightsReport(

@@ -111,8 +111,8 @@ def _sections(content: ReportContent) -> Iterable[Section]:
         yield Section("data", "Data", "数据", _data(content.data))
     if content.model:
         yield Section("network", "Network", "网络结构", _model(content.model))
-    if any(record.get("event") in ("train", "val") for record in content.records):
-        yield Section("training", "Training", "训练过程", _training(content.records, content.data))
+    if curves := _training(content.records, content.data):
+        yield Section("training", "Training", "训练过程", curves)
     if evaluation:
         measured = _measured_on(evaluation, content.split)
         yield Section("classes", "Classes", "各类别", _classes(evaluation, measured))
@@ -233,7 +233,7 @@ def _training(records: Sequence[Mapping[str, Any]], data: DataFacts | None) -> H
         if series:
             figure = plots.training_curve(series, title, scale)
             figures.append(html.plot(figure, alt, _curve_caption(key, series, measured)))
-    return element("div", *figures, class_="figures")
+    return element("div", *figures, class_="figures") if figures else Html()
 
 
 def _training_images(data: DataFacts | None) -> dict[str, str]:

@@ -95,7 +95,7 @@ def save_checkpoint(checkpoints: Path, checkpoint: Checkpoint, keep: int) -> Pat
         }
         for name, data in files.items():
             write_durably(draft / name, data)
-        write_durably(draft / MANIFEST, _json_bytes(manifest))
+        write_durably(draft / MANIFEST, _sealed(manifest))
         _sync_folder(draft)
     except OSError:
         shutil.rmtree(draft, ignore_errors=True)
@@ -149,8 +149,11 @@ def verify_checkpoint(folder: Path) -> None:
 def _read_verified(folder: Path) -> dict[str, bytes]:
     """The files of a checkpoint by name, after their sizes and hashes were found right."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        written = (folder / MANIFEST).read_bytes()
+        manifest = json.loads(written)
         expected: dict[str, dict[str, Any]] = manifest["files"]
+        if written != _sealed({key: value for key, value in manifest.items() if key != "sha256"}):
+            raise DamagedCheckpoint(f"{folder.name}/{MANIFEST}: changed after it was written")
         if manifest["format_version"] != FORMAT_VERSION or manifest["folder"] != folder.name:
             raise DamagedCheckpoint(f"{folder.name}/{MANIFEST}: of another checkpoint or format")
         if "state.json" not in expected or not all(_is_plain_name(name) for name in expected):
@@ -167,6 +170,11 @@ def _read_verified(folder: Path) -> dict[str, bytes]:
             raise DamagedCheckpoint(f"{folder.name}/{name}: {len(data)} bytes that do not match the saved hash")
         files[name] = data
     return files
+
+
+def _sealed(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest's bytes with its own hash in it: one changed bit, even of white space, shows."""
+    return _json_bytes({**manifest, "sha256": _sha256(_json_bytes(manifest))})
 
 
 def _is_plain_name(name: str) -> bool:

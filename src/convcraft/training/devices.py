@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from lightning_fabric import Fabric
 
@@ -45,4 +47,5 @@ def precision_of(precision: str, accelerator: str) -> str:
 def build_fabric(config: TrainingConfig) -> Fabric:
     """Lightning Fabric for one device; it owns placement and precision, the loop stays ours."""
     accelerator = accelerator_of(config.device)
-    return Fabric(accelerator=accelerator, devices=1, precision=precision_of(config.precision, accelerator))
+    precision: Any = precision_of(config.precision, accelerator)  # Fabric lists the valid strings as its type
+    return Fabric(accelerator=accelerator, devices=1, precision=precision)
