@@ -11,7 +11,14 @@ from convcraft.data.augment import Augmenter
 from convcraft.data.preprocess import Preprocess
 
 CONTRACT = Preprocess(
-    height=16, width=16, channels=1, resize="stretch", interpolation="bilinear", crop_fraction=1.0, mean=(0.0,), std=(1.0,)
+    height=16,
+    width=16,
+    channels=1,
+    resize="stretch",
+    interpolation="bilinear",
+    crop_fraction=1.0,
+    mean=(0.0,),
+    std=(1.0,),
 )
 IDS = np.arange(64)
 TARGETS = torch.arange(64) % 10

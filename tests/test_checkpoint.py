@@ -28,7 +28,10 @@ from convcraft.training.checkpoint import (
 
 def make(step: int, best: str | None = None) -> Checkpoint:
     torch.manual_seed(step)
-    tensors = {"model": {"weight": torch.randn(4, 3), "count": torch.tensor(step)}, "optimizer": {"0/m": torch.randn(4)}}
+    tensors = {
+        "model": {"weight": torch.randn(4, 3), "count": torch.tensor(step)},
+        "optimizer": {"0/m": torch.randn(4)},
+    }
     return Checkpoint(tensors, {"step": step, "epoch": step // 10, "best_checkpoint": best, "text": "größe 照片"})
 
 

@@ -124,6 +124,7 @@ def test_what_cannot_be_measured_is_zero_and_flagged() -> None:
         ("precision", "recall", "f1"),
     ]
     assert [entry.f1 for entry in report.per_class] == [1.0, 0.0, 0.0, 0.0]
+    assert report.confusion.tolist() == [[2, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
 def test_two_classes_have_no_top_2() -> None:

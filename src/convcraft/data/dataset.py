@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convcraft.config import DataConfig, PreprocessConfig
-from convcraft.data.copies import copy_groups, leak_findings, leaked_train_indices, leaks_between
+from convcraft.data.copies import copy_groups, leak_findings, leaked_train_indices
 from convcraft.data.image_set import ImageSet
 from convcraft.data.preprocess import Preprocess, measure_mean_std, resolve
 from convcraft.data.sample import Finding, Progress, Sample, Source
@@ -137,14 +137,12 @@ def _check(config: DataConfig, progress: Progress | None) -> _Checked:
     refuse_if_too_bad(scan, samples, allow_bad=config.allow_bad)
     groups = copy_groups(scan.thumbnails, scan.digests, progress=progress)
     splits = make_splits(source, config, groups, usable=scan.usable)
-    held_out = np.concatenate([splits.val, splits.test])
-    leaks = leaks_between(groups, splits.train, held_out)
-    if config.drop_leaks and len(leaks):
+    leaks = leak_findings(groups, splits, samples)
+    if config.drop_leaks and leaks:
         usable = scan.usable.copy()
-        usable[leaked_train_indices(leaks)] = False
+        usable[leaked_train_indices(groups, splits)] = False
         splits = make_splits(source, config, groups, usable=usable)
-    found = (*source.findings, *findings(scan, samples), *splits.findings)
-    found += leak_findings(leaks, samples, dropped=config.drop_leaks)
+    found = (*source.findings, *findings(scan, samples), *splits.findings, *leaks)
     return _Checked(source, samples, scan, splits, found)
 
 

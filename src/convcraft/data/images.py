@@ -101,7 +101,7 @@ def _opened(image: Path | bytes, limits: ImageLimits) -> Iterator[tuple[BinaryIO
         size_bytes = os.fstat(file.fileno()).st_size
         _check_file_size(size_bytes, limits)
         if size_bytes <= _READ_WHOLE_BYTES:
-            content = file.read()
+            content = file.read(_READ_WHOLE_BYTES)  # no more, even if the file has grown or never ends
             yield io.BytesIO(content), len(content)
         else:
             yield file, size_bytes

@@ -110,6 +110,7 @@ def _batches(passes: _TrainPasses | _EvalPasses, num_workers: int) -> Iterator[B
             num_workers=num_workers,
             prefetch_factor=2,
             worker_init_fn=_leave_signals_to_the_loop,
+            generator=torch.Generator(),  # else it draws from the generator that dropout draws from
         )
     )
 

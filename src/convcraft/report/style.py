@@ -90,6 +90,6 @@ footer { border-top: 1px solid var(--rule); padding-top: 16px; color: var(--mute
   figure svg image { filter: none; }
   body { font-size: 10.5pt; } nav { display: none; } .layout { display: block; max-width: none; padding: 0; }
   header { padding-top: 0; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; }
-  .figures { grid-template-columns: 1fr 1fr; }
+  .figures { grid-template-columns: minmax(250px, 1fr) minmax(0, 1fr); gap: 16px; } th, td { padding-right: 12px; }
   pre, .scroll, .scroll.tall { max-height: none; overflow: visible; } pre { white-space: pre-wrap; } }
 """
