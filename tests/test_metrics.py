@@ -81,11 +81,11 @@ def test_calibration_error_equals_torchmetrics() -> None:
 
 
 def test_calibration_bins_hold_each_image_once_also_at_the_edges() -> None:
-    confidence = np.array([0.0, 0.2, 0.2000001, 0.5, 1.0], dtype=np.float64).astype(np.float32)
-    bins = calibration(confidence, np.array([False, True, True, False, True]), num_bins=5)
-    assert bins.counts.sum() == 5
-    assert bins.counts[-1] == 1
-    assert bins.counts[2] == 1
+    confidence = np.array([0.0, 0.25, 0.26, 0.5, 1.0], dtype=np.float32)  # bins (low, high], the first with its 0
+    bins = calibration(confidence, np.array([False, True, True, False, True]), num_bins=4)
+    assert bins.counts.tolist() == [2, 2, 0, 1]
+    assert bins.accuracy.tolist() == [0.5, 0.5, 0.0, 1.0]
+    assert bins.mean_confidence == pytest.approx([0.125, 0.38, 0.0, 1.0])
 
 
 @pytest.mark.parametrize("absent", [(0,), (3,), (6,), (0, 1, 5)])

@@ -35,7 +35,7 @@ from convcraft.report.text import count, percent, printable, shorten
 EVIL_NAMES = (
     "<script>alert(1)</script>",
     '</svg><img src="http://evil.example/x.png" onerror="alert(1)">',
-    "$\\frac{1}{",
+    "$\\frac{1}{$",
     "猫",
     "a\x00b\x1b[31m\nc",
     "\udcff.png",
