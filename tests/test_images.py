@@ -254,9 +254,9 @@ def test_no_other_decoder_of_pillow_ever_runs(monkeypatch: pytest.MonkeyPatch) -
     asked: list[Any] = []
     opened = Image.open
 
-    def watched(stream: Any, *args: Any, formats: Any = None, **kwargs: Any) -> Image.Image:
+    def watched(stream: Any, *, formats: Any = None) -> Image.Image:
         asked.append(formats)
-        return opened(stream, *args, formats=formats, **kwargs)
+        return opened(stream, formats=formats)
 
     monkeypatch.setattr(Image, "open", watched)
     decode_image(encode(RGB, "GIF"))
@@ -392,3 +392,15 @@ def test_arbitrary_bytes_end_in_a_bad_image(magic: bytes, rest: bytes) -> None:
 def test_the_format_is_told_by_the_first_bytes() -> None:
     names = {"JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"}
     assert {sniff_format(encode(RGB, name)[:512]) for name in names} == names
+
+
+def test_bigtiff_is_read_and_its_offsets_are_not_believed() -> None:
+    content = encode(RGB, "TIFF", big_tiff=True)
+    np.testing.assert_array_equal(np.asarray(decode_image(content)), RGB)
+    assert reason_of(content[:8] + b"\xff" * 8 + content[16:]) == "truncated"
+
+
+def test_the_size_is_checked_before_anything_else_is_read() -> None:
+    content = huge(13000, 13000)
+    claims_a_gibibyte = content[:33] + struct.pack(">I", 1 << 30) + content[37:]
+    assert reason_of(claims_a_gibibyte) == "too_many_pixels"

@@ -76,7 +76,7 @@ def trainer_for(run: Path, config: RunConfig, *, resume: bool = False, train: Im
     task = Classification(3, config.training.label_smoothing, weights)
     val = None if config.data.final else VAL
     return prepare_trainer(
-        run, config, train, val, task, model, {"classes": ["v", "h", "b"]}, resume=resume, console=QUIET
+        run, config, train, val, task, model, {"classes": ("v", "h", "b")}, resume=resume, console=QUIET
     )
 
 

@@ -224,7 +224,7 @@ def test_calling_is_pixels_then_normalise() -> None:
 
 def test_normalise_refuses_other_pixels() -> None:
     with pytest.raises(ValueError, match="expected uint8"):
-        preprocess(2, 2).normalise(np.zeros((2, 2, 3), np.float32))  # type: ignore[arg-type]
+        preprocess(2, 2).normalise(np.zeros((2, 2, 3), np.float32))
     with pytest.raises(ValueError, match="expected uint8"):
         preprocess(2, 2).normalise(np.zeros((2, 2, 1), np.uint8))
 

@@ -66,7 +66,14 @@ def test_the_digest_is_of_the_pixels_not_of_the_file(tmp_path: Path) -> None:
     path.write_bytes(encoded(pixels))
     other = pixels.copy()
     other[1199, 1499, 2] ^= 1
-    images = [pixels, path, encoded(pixels, "BMP"), encoded(pixels, "TIFF"), other, pixels.reshape(1500, 1200, 3)]
+    images: list[NDArray[np.uint8] | Path | bytes] = [
+        pixels,
+        path,
+        encoded(pixels, "BMP"),
+        encoded(pixels, "TIFF"),
+        other,
+        pixels.reshape(1500, 1200, 3),
+    ]
     digests = scan_images([Sample(image, 0, "") for image in images]).digests
     assert len(set(digests[:4])) == 1
     assert len(set(digests)) == 3

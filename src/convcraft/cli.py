@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 
@@ -22,10 +21,12 @@ from convcraft.errors import UserError
 
 EXIT_CHECK_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED = 1, 2, 75
 
+# Typer brings its own copy of click's exceptions since 0.29; before that they were click's. Both are this class.
+_CommandLineError: Any = typer.BadParameter.__mro__[2]
+
 app = typer.Typer(
     name="convcraft",
     help="Labelled images in; a proven, explained, deployable convolutional network out.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -41,15 +42,20 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `c
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
     if version:
         print(f"convcraft {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(EXIT_BAD_INPUT)
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the run and its report.")] = Path("convcraft-demo"),
+    out: Annotated[Path | None, typer.Option(help="Folder for the run; default convcraft-demo, -2 ...")] = None,
     seed: Seed = None,
     device: Device = "auto",
     json_: Json = False,
@@ -60,9 +66,11 @@ def demo(
 
     Needs no network and no data. Example: convcraft demo
     """
+    from convcraft.workflows.choose_config import first_free
     from convcraft.workflows.console import make_console
     from convcraft.workflows.demo import demo as run_demo
 
+    out = out or first_free(Path("convcraft-demo"))
     result = run_demo(out, seed=seed or 0, device=device, console=make_console(quiet))
     report, prediction = result.evaluated.report, result.prediction
     label, probability = prediction.ranking[0]
@@ -92,7 +100,7 @@ def demo(
 def train(
     data: Annotated[
         str | None,
-        typer.Argument(metavar="[DATA]", help="A folder, CSV, Parquet or IDX files, or: digits, mnist, cifar10."),
+        typer.Argument(metavar="DATA", help="A folder, CSV, Parquet or IDX files, or: digits, mnist, cifar10."),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="A complete, measured configuration; see `convcraft recipes`.")
@@ -102,7 +110,7 @@ def train(
         str | None, typer.Option(help="lenet5, seed_cnn, vgg_small, resnet20_cifar ... or any timm name.")
     ] = None,
     weights: Annotated[str | None, typer.Option(help="A .safetensors file with starting weights.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME-1, -2 ...")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME, NAME-2 ...")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it was stopped.")] = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the train images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
@@ -124,6 +132,8 @@ def train(
         bool, typer.Option("--final", help="Train on train and val together; the last weights count.")
     ] = False,
     data_dir: DataDir = None,
+    image_column: Annotated[str | None, typer.Option(help="CSV/Parquet: the column of paths or bytes.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="CSV/Parquet: the column of labels.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting, e.g. --set optim.name=sgd")] = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -147,6 +157,8 @@ def train(
         config,
         data_settings={
             "data_dir": data_dir,
+            "image_column": image_column,
+            "label_column": label_column,
             "test_split": test_split,
             "labels_per_class": labels_per_class,
             "drop_leaks": drop_leaks or None,
@@ -193,9 +205,7 @@ def train(
 @app.command()
 def evaluate(
     run: RunFolder,
-    data: Annotated[
-        str | None, typer.Argument(metavar="[DATA]", help="Other labelled data than the run's own.")
-    ] = None,
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help="Other labelled data than the run's own.")] = None,
     test_split: Annotated[str | None, typer.Option(help="Which split of DATA to judge on.")] = None,
     data_dir: DataDir = None,
     seed: Seed = None,
@@ -347,19 +357,17 @@ def _run(given: list[str]) -> int:
     """The exit code of a command; every error becomes one clear message."""
     as_json, debug = "--json" in given, "--debug" in given
     try:
-        code = app(given, standalone_mode=False)
+        code = app(given, prog_name="convcraft", standalone_mode=False)
         return int(code or 0)
-    except click.exceptions.Exit as leave:
+    except typer.Exit as leave:
         return leave.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return EXIT_BAD_INPUT
-    except click.ClickException as error:
-        usage = f"See: {error.ctx.command_path} --help" if isinstance(error, click.UsageError) and error.ctx else ""
-        return _fail(UserError(error.format_message(), "a command as --help shows it", usage), as_json, debug)
+    except _CommandLineError as error:
+        context = getattr(error, "ctx", None)
+        help_line = f"See: {context.command_path} --help" if context is not None else "See: convcraft --help"
+        return _fail(UserError(error.format_message(), "a command as --help shows it", help_line), as_json, debug)
     except UserError as error:
         return _fail(error, as_json, debug)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("Stopped before there was anything to save.", file=sys.stderr)
         return EXIT_STOPPED
     except ModuleNotFoundError as error:

@@ -1,7 +1,7 @@
 """From settings to image sets: read, check, find copies, split, decode, in this order.
 
 Training gets train and validation from `prepare_training_data`. The test images leave this room through
-`open_test_data` alone, which `evaluate` calls; before that they are looked at only to find copies.
+`open_test_data` alone, which `evaluate` calls; before that they are only checked for damage and for copies.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convcraft.config import DataConfig, PreprocessConfig
-from convcraft.data.copies import copy_groups, leak_findings, leaked_train_indices
+from convcraft.data.copies import leak_findings, leaked_train_indices
+from convcraft.data.copies_cache import remembered_copy_groups
 from convcraft.data.image_set import ImageSet
 from convcraft.data.preprocess import Preprocess, measure_mean_std, resolve
 from convcraft.data.sample import Finding, Progress, Sample, Source
@@ -135,7 +136,7 @@ def _check(config: DataConfig, progress: Progress | None) -> _Checked:
     samples = all_samples(source)
     scan = scan_images(samples, progress=progress)
     refuse_if_too_bad(scan, samples, allow_bad=config.allow_bad)
-    groups = copy_groups(scan.thumbnails, scan.digests, progress=progress)
+    groups = remembered_copy_groups(scan, progress)
     splits = make_splits(source, config, groups, usable=scan.usable)
     leaks = leak_findings(groups, splits, samples)
     if config.drop_leaks and leaks:

@@ -154,7 +154,10 @@ class _Job:
     def _fetch(self, url: str) -> None:
         """Bring the part to its full length, going on from what there is where the server allows it."""
         have = self._resumable_bytes(url)
-        request = urllib.request.Request(url, headers={"User-Agent": f"convcraft/{__version__}"})
+        try:
+            request = urllib.request.Request(url, headers={"User-Agent": f"convcraft/{__version__}"})
+        except ValueError as error:
+            raise _GiveUp(f"not an address: {error}") from error
         request.add_header("Accept-Encoding", "identity")
         if have:
             request.add_header("Range", f"bytes={have}-")
@@ -188,8 +191,6 @@ class _Job:
             raise _TryAgain(str(error.reason)) from error
         except (OSError, http.client.HTTPException) as error:
             raise _TryAgain(str(error) or type(error).__name__) from error
-        except ValueError as error:
-            raise _GiveUp(f"not an address: {error}") from error
 
     def _start(self, response: http.client.HTTPResponse, have: int) -> int:
         """The position that the body starts at: `have` only if the server says just that."""

@@ -23,7 +23,10 @@ from convcraft.errors import UserError
 
 # What may be an image by its name; whether it is one, and can be decoded, the scan finds out.
 IMAGE_ENDINGS = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif", ".jp2", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"]
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".tga"),
+    }
 )
 SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
 MAX_DEPTH = 64  # folders below DATA; deeper is taken for a mistake
@@ -32,7 +35,7 @@ FILES_NAMED = 20  # a finding names so many files, its message counts all
 
 def is_image_name(name: str) -> bool:
     """Whether a file name has the ending of an image format."""
-    return os.path.splitext(name)[1].casefold() in IMAGE_ENDINGS
+    return Path(name).suffix.casefold() in IMAGE_ENDINGS
 
 
 def is_system_name(name: str) -> bool:
@@ -57,7 +60,7 @@ class _Tree:
     def skip(self, path: Path, why: str) -> None:
         self.skipped.setdefault(why, {})[self.name(path)] = None
 
-    def list(self, folder: Path) -> tuple[list[Path], list[Path]]:
+    def entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
         """(folders, image files) directly in a folder, each sorted; everything else is noted as skipped.
 
         A link that points nowhere but is named like an image counts as an image: the scan reports it as unreadable.
@@ -95,7 +98,7 @@ class _Tree:
                 self.skip(current, "a folder that was read already, or lies too deep")
                 continue
             seen.add((status.st_dev, status.st_ino))
-            folders, images = self.list(current)
+            folders, images = self.entries(current)
             for image in images:
                 self.images_seen += 1
                 if self.progress is not None and self.images_seen % 1000 == 0:
@@ -109,7 +112,7 @@ class _Tree:
         return next(probe.images(folder), None) is not None
 
     def holds_class_folders(self, folder: Path) -> bool:
-        return any(self.has_image(child) for child in self.list(folder)[0])
+        return any(self.has_image(child) for child in self.entries(folder)[0])
 
     def findings(self) -> list[Finding]:
         return [
@@ -136,7 +139,7 @@ def read_folder(root: Path, progress: Progress | None = None) -> Source:
             two ways; the message says what was found.
     """
     tree = _Tree(root, progress)
-    folders, loose = tree.list(root)
+    folders, loose = tree.entries(root)
     filled = [folder for folder in folders if tree.has_image(folder)]
     if not filled:
         raise _nothing_found(root, loose, tree)
@@ -144,7 +147,7 @@ def read_folder(root: Path, progress: Progress | None = None) -> Source:
     findings: list[Finding] = []
     if split_folders:
         splits = _read_split_folders(tree, filled, split_folders, findings)
-        loose += [image for folder in split_folders for image in tree.list(folder)[1]]
+        loose += [image for folder in split_folders for image in tree.entries(folder)[1]]
     else:
         _refuse_bare_splits(tree, filled)
         splits = {ALL: _read_classes(tree, folders, findings)}
@@ -187,7 +190,7 @@ def _read_split_folders(
             )
         by_split[split] = folder
     order = [split for split in ("train", "val", "test") if split in by_split]
-    return {split: _read_classes(tree, tree.list(by_split[split])[0], findings) for split in order}
+    return {split: _read_classes(tree, tree.entries(by_split[split])[0], findings) for split in order}
 
 
 def _read_classes(tree: _Tree, folders: Sequence[Path], findings: list[Finding]) -> LabelledPaths:
@@ -215,7 +218,7 @@ def _refuse_bare_splits(tree: _Tree, filled: Sequence[Path]) -> None:
             "one folder per class inside each split, such as train/cats and train/dogs",
             "Put the images into folders named after what they show, or give a CSV or Parquet file with labels.",
         )
-    inside = [child for folder in filled for child in tree.list(folder)[0]]
+    inside = [child for folder in filled for child in tree.entries(folder)[0]]
     if inside and all(canonical_split(child.name) for child in inside) and len(filled) > 1:
         raise UserError(
             f"the class folders {_names(filled)} hold split folders ({_names(inside)})",
@@ -244,7 +247,7 @@ def _check_classes(root: Path, classes: Sequence[str], tree: _Tree) -> None:
     if len(classes) >= 2:
         return
     only = root / classes[0]
-    inner = [folder for folder in tree.list(only)[0] if tree.has_image(folder)] if only.is_dir() else []
+    inner = [folder for folder in tree.entries(only)[0] if tree.has_image(folder)] if only.is_dir() else []
     fix = (
         f"Give {only} if that is the data ({_names(inner)} lie in it)." if inner else "Add a folder of a second class."
     )

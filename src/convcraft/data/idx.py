@@ -49,7 +49,7 @@ def read_idx(path: Path, max_bytes: int = MAX_BYTES) -> NDArray[np.uint8]:
         raise UserError(f"{path} cannot be read: {error}", "a complete IDX file", "Fetch the file again.") from error
 
 
-def _read_values(stream: IO[bytes], path: Path, max_bytes: int) -> NDArray[np.uint8]:
+def _read_values(stream: IO[bytes] | gzip.GzipFile, path: Path, max_bytes: int) -> NDArray[np.uint8]:
     shape = _read_header(stream, path)
     size_bytes = 1
     for length in shape:
@@ -77,7 +77,7 @@ def _read_values(stream: IO[bytes], path: Path, max_bytes: int) -> NDArray[np.ui
     return values.reshape(shape)
 
 
-def _read_header(stream: IO[bytes], path: Path) -> tuple[int, ...]:
+def _read_header(stream: IO[bytes] | gzip.GzipFile, path: Path) -> tuple[int, ...]:
     start = stream.read(4)
     if len(start) < 4 or start[:2] != b"\0\0" or start[2] != UINT8 or not 1 <= start[3] <= 4:
         raise UserError(

@@ -86,8 +86,9 @@ def _from_array(pixels: NDArray[np.uint8], limits: ImageLimits) -> Image.Image:
         shape = " x ".join(str(side) for side in pixels.shape)
         raise BadImage("unsupported_pixels", f"is an array {shape} of {pixels.dtype}, not uint8 [H, W] or [H, W, 3]")
     limits.check_size(pixels.shape[1], pixels.shape[0])
-    grey = pixels.ndim == 2 or pixels.shape[2] == 1
-    return Image.fromarray(pixels.reshape(pixels.shape[:2]) if grey else pixels)
+    mode = "L" if pixels.ndim == 2 or pixels.shape[2] == 1 else "RGB"
+    # What Image.fromarray does in the end, at half its price, which shows where there are 60,000 arrays.
+    return Image.frombuffer(mode, pixels.shape[1::-1], np.ascontiguousarray(pixels), "raw", mode, 0, 1)
 
 
 @contextlib.contextmanager

@@ -94,7 +94,6 @@ class Scan:
 @dataclass(frozen=True, slots=True)
 class _Look:
     facts: ImageFacts
-    thumbnail: NDArray[np.uint8] | None
     digest: str
 
 
@@ -112,15 +111,14 @@ def scan_images(samples: Sequence[Sample], *, progress: Progress | None = None, 
     digests: list[str] = []
 
     def look_at_some(start: int) -> list[_Look]:
-        return [_look(samples[index]) for index in range(start, min(start + _SAMPLES_PER_TASK, number))]
+        stop = min(start + _SAMPLES_PER_TASK, number)
+        return [_look(samples[index], thumbnails[index]) for index in range(start, stop)]
 
     # What Pillow would warn of (odd EXIF, odd palettes) is a finding or harmless, and would be printed once per file.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for looks in _in_order(look_at_some, range(0, number, _SAMPLES_PER_TASK), _threads_for(samples, num_threads)):
             for look in looks:
-                if look.thumbnail is not None:
-                    thumbnails[len(facts)] = look.thumbnail
                 facts.append(look.facts)
                 digests.append(look.digest)
             if progress is not None:
@@ -145,12 +143,14 @@ def _in_order(look_at_some: Callable[[int], list[_Look]], starts: range, num_thr
         yield from pool.map(look_at_some, starts)
 
 
-def _look(sample: Sample) -> _Look:
+def _look(sample: Sample, thumbnail: NDArray[np.uint8]) -> _Look:
+    """Looks at one sample and writes to thumbnail: uint8 [32, 32, 3]."""
     try:
         decoded = decode(sample.image)
     except BadImage as bad:
-        return _Look(ImageFacts(0, 0, 0, "", bad.message, bad.reason), None, "")
+        return _Look(ImageFacts(0, 0, 0, "", bad.message, bad.reason), "")
     picture = decoded.image
+    thumbnail[...] = _thumbnail(picture)
     facts = ImageFacts(
         width=picture.width,
         height=picture.height,
@@ -159,7 +159,7 @@ def _look(sample: Sample) -> _Look:
         problem=None,
         has_more_frames=decoded.has_more_frames,
     )
-    return _Look(facts, _thumbnail(picture), _pixel_digest(picture, sample.image))
+    return _Look(facts, _pixel_digest(picture, sample.image))
 
 
 def _thumbnail(picture: Image.Image) -> NDArray[np.uint8]:

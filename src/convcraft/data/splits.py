@@ -10,6 +10,7 @@ function of (split_seed, name of the image) and of how many are needed, never of
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -52,7 +53,7 @@ def canonical_split(name: str) -> str | None:
 
 
 def all_samples(source: Source) -> list[Sample]:
-    """The samples of all splits in one list, in the order of `source.splits`: what indices of this module point into."""
+    """The samples of all splits in one list, in the order of `source.splits`: what indices here point into."""
     return list(chain.from_iterable(source.splits.values()))
 
 
@@ -94,7 +95,8 @@ def make_splits(
     train, val, test, findings = _assign_brought(brought, config)
 
     if test is None:
-        train, test, found = maker.cut(train, config.test_fraction, "test")
+        val_follows = val is None and config.val_fraction > 0  # with --final too: its test part must be the same
+        train, test, found = maker.cut(train, config.test_fraction, "test", keep_groups=2 if val_follows else 1)
         findings += found
     if val is None:
         fraction = 0.0 if config.final else config.val_fraction
@@ -161,6 +163,14 @@ def _notes_on_brought(brought: Mapping[str, Indices], test_name: str) -> list[Fi
     return []
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Images that stay together, and how many of each class they are."""
+
+    rows: list[int]
+    counts: Counter[int]
+
+
 class _Maker:
     """Cuts parts out of a pool of indices: seeded, stratified by class, groups kept whole."""
 
@@ -171,51 +181,56 @@ class _Maker:
         self.names = [sample.source for sample in samples]
         self.targets = np.fromiter((sample.target for sample in samples), np.int64, len(samples))
 
-    def cut(self, pool: Indices, fraction: float, part: str) -> tuple[Indices, Indices, list[Finding]]:
+    def cut(
+        self, pool: Indices, fraction: float, part: str, keep_groups: int = 1
+    ) -> tuple[Indices, Indices, list[Finding]]:
         """(rest, cut-off part, findings): about `fraction` of each class of the pool, at least one image of each
-        class that has two or more groups, and never the last group of a class.
+        class that has two or more groups. Each class keeps `keep_groups` groups where it has more than that, else one.
 
         Groups are taken in seeded order while they bring the class counts nearer to what is wanted, so with groups of
         one image each class gets its share within one image, and a large group goes in only where it fits.
         """
         if fraction == 0:
             return pool, pool[:0], []
-        members = self._groups_in_seeded_order(pool, part)
-        counts = [np.bincount(self.targets[rows], minlength=len(self.classes)) for rows in members]
+        groups = [_Group(rows, Counter(self.targets[rows].tolist())) for rows in self._groups(pool, part)]
         available = np.bincount(self.targets[pool], minlength=len(self.classes))
-        groups_left = sum(((count > 0).astype(np.int64) for count in counts), np.zeros(len(self.classes), np.int64))
-        splittable = groups_left >= 2
-        wanted = np.where(splittable, np.maximum(np.rint(available * fraction), 1), 0).astype(np.int64)
-        taken = np.zeros(len(members), np.bool_)
-        have = np.zeros_like(wanted)
+        groups_left = Counter(label for group in groups for label in group.counts)
+        kept = {label: min(keep_groups, n - 1) for label, n in groups_left.items()}
+        wanted = {label: max(round(int(available[label]) * fraction), 1) for label, n in groups_left.items() if n >= 2}
+        have: Counter[int] = Counter()
+        chosen_groups: dict[int, _Group] = {}
 
-        def take(index: int) -> None:
-            taken[index] = True
-            have[:] += counts[index]
-            groups_left[:] -= counts[index] > 0
+        def may_go(counts: Mapping[int, int]) -> bool:
+            return all(groups_left[label] > max(kept[label], 1) for label in counts)
 
-        for index, count in enumerate(counts):
-            present = count > 0
-            nearer = np.abs(have + count - wanted)[present].sum() < np.abs(have - wanted)[present].sum()
-            if nearer and (groups_left[present] >= 2).all():
-                take(index)
+        def take(number: int) -> None:
+            chosen_groups[number] = groups[number]
+            have.update(groups[number].counts)
+            groups_left.subtract(groups[number].counts.keys())
+
+        for number, group in enumerate(groups):
+            short = sum(abs(wanted.get(label, 0) - have[label]) for label in group.counts)
+            short_after = sum(abs(wanted.get(label, 0) - have[label] - n) for label, n in group.counts.items())
+            if short_after < short and may_go(group.counts):
+                take(number)
         # A class of which every group was too large still has none: give it its smallest group.
-        by_size = sorted(range(len(members)), key=lambda index: len(members[index]))
-        for label in np.flatnonzero(splittable & (have == 0)):
-            for index in by_size:
-                present = counts[index] > 0
-                if present[label] and not taken[index] and (groups_left[present] >= 2).all():
-                    take(index)
+        by_size = sorted(range(len(groups)), key=lambda number: len(groups[number].rows))
+        for label in sorted(wanted):
+            for number in by_size if not have[label] else ():
+                counts = groups[number].counts
+                if label in counts and number not in chosen_groups and may_go(counts):
+                    take(number)
                     break
-        chosen = np.fromiter(chain.from_iterable(m for m, t in zip(members, taken, strict=True) if t), np.int64)
+        chosen = np.array([row for group in chosen_groups.values() for row in group.rows], np.int64)
         if not len(chosen):
             raise UserError(
-                f"{len(pool)} images in {len(members)} groups of near copies are too few to make a {part} part",
+                f"{len(pool)} images in {len(groups)} groups of near copies are too few to make a {part} part",
                 "at least two images that are not copies of each other in some class",
                 f"Add images, or set data.{part}_fraction to 0.",
             )
         rest = np.setdiff1d(pool, chosen)
-        return rest, np.sort(chosen), self._too_few(available > 0, have == 0, part)
+        absent = [name for label, name in enumerate(self.classes) if available[label] and not have[label]]
+        return rest, np.sort(chosen), self._too_few(absent, part)
 
     def keep_per_class(self, train: Indices, per_class: int) -> tuple[Indices, list[Finding]]:
         """The first `per_class` images of each class in seeded order, so that fewer labels are a part of more."""
@@ -242,8 +257,7 @@ class _Maker:
         message = f"{len(missing)} classes have no train image and cannot be learned: {_some(missing)}."
         return [Finding("too_few", "warning", (), message, "Add train images of these classes.")]
 
-    def _too_few(self, wanted: NDArray[np.bool_], empty: NDArray[np.bool_], part: str) -> list[Finding]:
-        missing = [self.classes[label] for label in np.flatnonzero(wanted & empty)]
+    def _too_few(self, missing: Sequence[str], part: str) -> list[Finding]:
         if not missing:
             return []
         message = f"{len(missing)} classes have too few images for the {part} part that was made: {_some(missing)}."
@@ -256,7 +270,7 @@ class _Maker:
         )
         return np.fromiter((index for _, _, index in ranked), np.int64, len(ranked))
 
-    def _groups_in_seeded_order(self, pool: Indices, purpose: str) -> list[list[int]]:
+    def _groups(self, pool: Indices, purpose: str) -> list[list[int]]:
         """Members of each group, groups in the order of their first member in seeded order."""
         members: dict[int, list[int]] = {}
         for index in self._seeded_order(pool, purpose):

@@ -22,8 +22,9 @@ from convcraft.errors import UserError
 TABLE_ENDINGS = (".parquet", ".csv", ".tsv")
 # Names that are tried, in this order and in any case, where the settings name no column.
 IMAGE_COLUMNS = (
-    "image", "img", "image_path", "file_name", "filename", "filepath", "file_path", "path", "file", "bytes", "image_bytes",
-)  # fmt: skip
+    *("image", "img", "image_path", "file_name", "filename", "filepath", "file_path", "path", "file"),
+    *("bytes", "image_bytes"),
+)
 LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "class_name", "label_name", "y", "fine_label")
 NAME_COLUMNS = ("class_name", "label_name")  # names of whole-number labels
 SPLIT_COLUMNS = ("split", "subset", "partition")
@@ -55,7 +56,7 @@ def is_table(path: Path) -> bool:
 
 
 def find_tables(folder: Path) -> dict[str, list[Path]]:
-    """{"train": files, ...} of tables named after splits in a folder, or in its folder `data` as on the Hugging Face hub.
+    """{"train": files, ...} of tables named after splits, in a folder or its folder `data` (Hugging Face hub).
 
     Raises:
         UserError: a part of a split in several files (train-00000-of-00002.parquet) is missing.

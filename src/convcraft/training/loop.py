@@ -94,6 +94,7 @@ def prepare_trainer(
     Raises:
         UserError: nothing to resume from.
     """
+    facts = json.loads(json.dumps(facts))  # as a checkpoint gives them back: lists, no tuples
     checkpoint = _find_checkpoint(run, facts, console) if resume else None
     fabric = build_fabric(config.training)
     if config.training.channels_last:

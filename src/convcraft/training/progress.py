@@ -57,7 +57,7 @@ class TrainingProgress:
 
     def epoch(self, epoch: int, train: Tally, val: tuple[float, float] | None, better: bool) -> None:
         """After an epoch; val is (loss, accuracy) on the validation part."""
-        line = f"epoch {epoch:>3}/{self._epochs}  train loss {train.loss:.4f} accuracy {train.accuracy:.2%}"
+        line = f"epoch {epoch:>3}/{self._epochs}  train loss {train.loss:.4f}, {train.accuracy:.2%}"
         if val is not None:
-            line += f"  |  val loss {val[0]:.4f} accuracy {val[1]:.2%}" + ("  best so far" if better else "")
+            line += f";  val loss {val[0]:.4f}, {val[1]:.2%}" + ("  best so far" if better else "")
         self._console.print(line, highlight=False)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from convcraft.errors import UserError
 
+NOT_BENCHMARKS = {"measured_on", "readme_table"}  # helpers of the scripts
+
 
 def _folder() -> Path:
     """benchmarks/ of the source tree that this package was installed from, or of the present folder."""
@@ -20,7 +22,7 @@ def _folder() -> Path:
 
 def list_benchmarks() -> list[str]:
     """The scripts' names."""
-    return sorted(path.stem for path in _folder().glob("*.py") if not path.stem.startswith("_"))
+    return sorted(path.stem for path in _folder().glob("*.py") if path.stem not in NOT_BENCHMARKS)
 
 
 def run_benchmark(name: str) -> int:

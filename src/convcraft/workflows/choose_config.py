@@ -80,9 +80,14 @@ def assign(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
 
 
 def new_run_folder(config: RunConfig) -> Path:
-    """runs/NAME-1, -2 ...: the first that does not exist."""
-    name = Path(config.data.source).stem or "run"
-    number = 1
-    while Path("runs", f"{name}-{number}").exists():
+    """runs/NAME, NAME-2, NAME-3 ...: the first that does not exist."""
+    return first_free(Path("runs", Path(config.data.source).stem or "run"))
+
+
+def first_free(folder: Path) -> Path:
+    """The folder, or with -2, -3 ... behind its name: the first that does not exist."""
+    free, number = folder, 1
+    while free.exists():
         number += 1
-    return Path("runs", f"{name}-{number}")
+        free = folder.with_name(f"{folder.name}-{number}")
+    return free

@@ -1,0 +1,245 @@
+"""The table of measured results in README.md and README.zh.md, made from benchmarks/results/*.json.
+
+    python benchmarks/readme_table.py            # writes the table into both files
+    python benchmarks/readme_table.py --check    # writes nothing; exit code 1 where a table is out of date
+
+A result file that is not there makes no row, and a figure that a file lacks is left out. tests/test_readme.py checks
+that the tables are those of the committed results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+Result = Mapping[str, Any]
+
+
+class Text(NamedTuple):
+    """The same words in both languages."""
+
+    en: str
+    zh: str
+
+
+class Row(NamedTuple):
+    claim: Text
+    figure: Text
+    hardware: Text
+    command: str
+
+
+READMES = {"README.md": "en", "README.zh.md": "zh"}
+HEADER = {
+    "en": ("What was measured", "Result", "Hardware", "Command"),
+    "zh": ("测量内容", "结果", "硬件", "命令"),
+}
+NOTHING = Text("Nothing measured yet.", "尚无测量结果。")
+
+
+def table(language: str, results: Path = RESULTS) -> str:
+    """The Markdown table of all results that are there, in "en" or "zh"."""
+    rows = [row for name, make_rows in MAKERS.items() for row in make_rows(_read(results / f"{name}.json"))]
+    if not rows:
+        return getattr(NOTHING, language)
+    lines = [_line(HEADER[language]), "|---|---|---|---|"]
+    for row in rows:
+        texts = (getattr(text, language) for text in (row.claim, row.figure, row.hardware))
+        lines.append(_line((*texts, f"`{row.command}`" if row.command else "")))
+    return "\n".join(lines)
+
+
+def with_table(readme: str, new_table: str) -> str:
+    """A README's text with the table between its marker lines replaced.
+
+    Raises:
+        ValueError: the marker lines are not there, each once.
+    """
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
+        raise ValueError(f"expected one line {BEGIN} and one line {END}")
+    before, rest = readme.split(BEGIN)
+    after = rest.split(END)[1]
+    return f"{before}{BEGIN}\n{new_table}\n{END}{after}"
+
+
+# Rows -------------------------------------------------------------------------------------------------------------
+
+
+def mnist_rows(result: Result) -> Iterator[Row]:
+    for recipe, figures in result.get("recipes", {}).items():
+        claim = Text(f"MNIST, recipe `{recipe}`: test accuracy", f"MNIST，配方 `{recipe}`：测试集准确率")
+        yield _row(result, claim, _accuracy_and_time(figures))
+
+
+def digits_rows(result: Result) -> Iterator[Row]:
+    claim = Text("`convcraft demo` (1,797 digits): test accuracy", "`convcraft demo`（1,797 个数字）：测试集准确率")
+    figure = _accuracy_and_time(result)
+    if figure.en:
+        yield _row(result, claim, figure)
+
+
+def kill_rows(result: Result) -> Iterator[Row]:
+    if "kills" in result:
+        kills, same = _count(result["kills"]), _count(result.get("identical", 0))
+        claim = Text(
+            "`kill -9` at random moments, then `--resume`: same final weights and log, bit for bit",
+            "在随机时刻 `kill -9` 后用 `--resume` 续训：最终权重与日志逐位一致",
+        )
+        yield _row(result, claim, Text(f"{same} of {kills}", f"{kills} 次中 {same} 次"))
+    if "damage_kinds" in result:
+        kinds, found = _count(result["damage_kinds"]), _count(result.get("detected", 0))
+        claim = Text(
+            "Damage to the newest checkpoint: detected, the older one used",
+            "损坏最新检查点：被发现，并退回到较早的检查点",
+        )
+        yield _row(result, claim, Text(f"{found} of {kinds} kinds", f"{kinds} 种损坏中 {found} 种"))
+
+
+def bad_image_rows(result: Result) -> Iterator[Row]:
+    if "bad_images" not in result:
+        return
+    bad, good = _count(result["bad_images"]), _count(result.get("good_images", 0))
+    right, crashes, hangs = (_count(result.get(key, 0)) for key in ("as_expected", "crashes", "hangs"))
+    unnamed = _count(result.get("refused_but_not_named_by_scan", 0))
+    claim = Text(
+        f"{bad} bad or unusual and {good} good images: read as a viewer shows them, or refused by name",
+        f"{bad} 张损坏或少见的图像与 {good} 张正常图像：按看图软件所见读取，或指名拒绝",
+    )
+    figure = Text(
+        f"{right} of {bad + good} as expected; {crashes} crashes, {hangs} hangs, {unnamed} refused without a name",
+        f"{bad + good} 张中 {right} 张符合预期；崩溃 {crashes} 次，卡死 {hangs} 次，未指名拒绝 {unnamed} 张",
+    )
+    yield _row(result, claim, figure)
+
+
+def near_copy_rows(result: Result) -> Iterator[Row]:
+    if not result:
+        return
+    file = "[near_copies.json](benchmarks/results/near_copies.json)"
+    claim = Text("Near copies found, look-alikes left alone", "找出近似重复图像，不误判相似图像")
+    recall, wrong = result.get("recall"), result.get("false_pairs")
+    if recall is None or wrong is None:
+        figure = Text(f"see {file}", f"见 {file}")
+    else:
+        figure = Text(
+            f"{_spread(recall, PERCENT).en} found, {_count(wrong)} wrong pairs",
+            f"找出 {_spread(recall, PERCENT).zh}，误判 {_count(wrong)} 对",
+        )
+    yield _row(result, claim, figure)
+
+
+MAKERS: dict[str, Callable[[Result], Iterator[Row]]] = {
+    "mnist": mnist_rows,
+    "digits": digits_rows,
+    "kill_resume": kill_rows,
+    "bad_images": bad_image_rows,
+    "near_copies": near_copy_rows,
+}
+
+
+def _row(result: Result, claim: Text, figure: Text) -> Row:
+    if result.get("met") is False:
+        figure = Text(f"{figure.en} (bar missed)", f"{figure.zh}（未达标）")
+    return Row(claim, figure, _hardware(result.get("hardware")), str(result.get("command", "")))
+
+
+# Figures ----------------------------------------------------------------------------------------------------------
+
+
+class Unit(NamedTuple):
+    """How a number is shown: multiplied by `factor`, with `decimals`, followed by `name`."""
+
+    factor: float
+    decimals: int
+    name: Text
+
+
+PERCENT = Unit(100, 2, Text(" %", " %"))
+SECONDS = Unit(1, 0, Text(" s", " 秒"))
+TIMES = Unit(1, 2, Text(" times", " 倍"))
+
+
+def _accuracy_and_time(figures: Result) -> Text:
+    """ "99.61 % (99.58 to 99.64, 3 runs); trained in 110 s (104 to 117)", as far as the figures are there."""
+    parts: list[Text] = []
+    if "test_accuracy" in figures:
+        parts.append(_spread(figures["test_accuracy"], PERCENT, count_runs=True))
+    if "train_seconds" in figures:
+        seconds = _spread(figures["train_seconds"], SECONDS)
+        parts.append(Text(f"trained in {seconds.en}", f"训练用时 {seconds.zh}"))
+    if "ratio_to_textbook" in figures:
+        ratio = _spread(figures["ratio_to_textbook"], TIMES)
+        parts.append(Text(f"{ratio.en} the time of a textbook loop", f"为教科书式训练循环用时的 {ratio.zh}"))
+    return Text("; ".join(part.en for part in parts), "；".join(part.zh for part in parts))
+
+
+def _spread(value: Any, unit: Unit, *, count_runs: bool = False) -> Text:
+    """A number, or {mean, min, max, values} with its range."""
+    if not isinstance(value, Mapping):
+        shown = f"{value * unit.factor:.{unit.decimals}f}"
+        return Text(shown + unit.name.en, shown + unit.name.zh)
+    mean, low, high = (f"{value[key] * unit.factor:.{unit.decimals}f}" for key in ("mean", "min", "max"))
+    runs = len(value.get("values", ()))
+    more = Text(f", {runs} runs", f"，{runs} 次运行") if count_runs and runs else Text("", "")
+    return Text(f"{mean}{unit.name.en} ({low} to {high}{more.en})", f"{mean}{unit.name.zh}（{low} 至 {high}{more.zh}）")
+
+
+def _count(value: Any) -> int:
+    """A count, also where the file lists what was counted."""
+    return int(value) if isinstance(value, (int, float)) else len(value)
+
+
+def _hardware(facts: Any) -> Text:
+    if not isinstance(facts, Mapping):
+        return Text(str(facts or ""), str(facts or ""))
+    names = [str(facts[key]) for key in ("gpu", "cpu", "device") if facts.get(key)][:1]
+    cores = facts.get("cores", facts.get("cpu_cores"))
+    count = [] if cores is None else [Text(f"{cores} cores", f"{cores} 核")]
+    features = ["bf16"] if facts.get("avx512_bf16") or facts.get("bf16") else []
+    return Text(
+        ", ".join([*names, *(text.en for text in count), *features]),
+        "，".join([*names, *(text.zh for text in count), *features]),
+    )
+
+
+# Files ------------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> Result:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write the table of measured results into the READMEs.")
+    parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 where a table is out of date")
+    check = parser.parse_args().check
+    stale = False
+    for name, language in READMES.items():
+        path = ROOT / name
+        old = path.read_text(encoding="utf-8")
+        new = with_table(old, table(language))
+        if new == old:
+            continue
+        stale = True
+        if check:
+            print(f"{name}: the table of results is out of date; run python benchmarks/readme_table.py")
+        else:
+            path.write_text(new, encoding="utf-8")
+            print(f"{name}: table written")
+    return int(check and stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
