@@ -1,4 +1,4 @@
-"""MNIST to 99.2 % in one epoch: the network of the recipe mnist, narrower, moved by a pixel at most.
+"""One epoch on MNIST: the network of the recipe mnist, narrower, moved by a pixel at most.
 
 Sources: as for the recipe mnist.
 Command: convcraft train mnist --recipe mnist-fast --final --out runs/fast && convcraft evaluate runs/fast
