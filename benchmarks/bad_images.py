@@ -21,7 +21,6 @@ import argparse
 import io
 import json
 import os
-import platform
 import select
 import struct
 import subprocess
@@ -37,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
+from measured_on import hardware, versions
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -625,12 +624,6 @@ def summarise(cases: list[Case], results: list[dict[str, Any]]) -> dict[str, dic
     return table
 
 
-def hardware() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {"cpu": models[0] if models else platform.processor(), "cores": os.cpu_count(), "system": platform.system()}
-
-
 def measure(folder: Path, count: int, seed: int) -> dict[str, Any]:
     cases = make_corpus(folder, count, seed)
     (folder / "cases.json").write_text(json.dumps([asdict(case) for case in cases]))
@@ -707,9 +700,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), arguments.count, arguments.seed)
     missed = misses(result)
-    versions = {"python": platform.python_version(), "pillow": PIL.__version__, "numpy": np.__version__}
     command = f"python benchmarks/bad_images.py --count {arguments.count} --seed {arguments.seed}"
-    about = {"command": command, "hardware": hardware(), "versions": versions, "met": not missed, "missed": missed}
+    about = {
+        "command": command,
+        "hardware": hardware(),
+        "versions": versions("pillow", "numpy"),
+        "met": not missed,
+        "missed": missed,
+    }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps({**about, **result}, indent=1) + "\n")
     print(json.dumps({**about, **{key: value for key, value in result.items() if key != "kinds"}}, indent=1))

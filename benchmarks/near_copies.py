@@ -1,6 +1,6 @@
 """How well near copies are found, and how rarely look-alikes are taken for them.
 
-    python benchmarks/near_copies.py --data-dir DATA        # a folder with mnist/, cifar10/ and hymenoptera/
+    CONVCRAFT_DATA=DATA python benchmarks/near_copies.py    # a folder with mnist/, cifar10/ and hymenoptera/
 
 Each data set gets copies of a random 5 % of its images (all of the 397 hymenoptera photos) in three kinds: JPEG at
 quality 60; half the resolution and back; a crop to 90-95 % of each side. `recall` is the share of copies that end in
@@ -15,16 +15,13 @@ import argparse
 import io
 import json
 import os
-import platform
 import resource
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
-import scipy
+from measured_on import DATA, hardware, versions, write_result
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -36,7 +33,6 @@ from convcraft.data.scan import scan_images
 from convcraft.data.sources import open_source
 from convcraft.data.splits import all_samples, brought_indices
 
-RESULTS = Path(__file__).parent / "results" / "near_copies.json"
 Change = Callable[[Image.Image, np.random.Generator], bytes]
 
 
@@ -116,48 +112,31 @@ def measure(name: str, config: DataConfig, share: float) -> dict[str, Any]:
     return result
 
 
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=os.environ.get("CONVCRAFT_DATA"), required=False)
-    data_dir = parser.parse_args().data_dir
-    if data_dir is None:
-        parser.error("name the folder of mnist/, cifar10/ and hymenoptera/ with --data-dir or $CONVCRAFT_DATA")
+    parser.parse_args()
+    if not (DATA / "hymenoptera").is_dir():
+        parser.error(f"no real data at {DATA}: name the folder of mnist/, cifar10/ and hymenoptera/ in $CONVCRAFT_DATA")
     sets = {
         "digits": ("digits", 0.05),
-        "hymenoptera": (str(Path(data_dir) / "hymenoptera"), 1.0),
+        "hymenoptera": (str(DATA / "hymenoptera"), 1.0),
         "cifar10": ("cifar10", 0.05),
         "mnist": ("mnist", 0.05),
     }
     results = {
-        name: measure(name, DataConfig(source=place, data_dir=str(data_dir)), share)
+        name: measure(name, DataConfig(source=place, data_dir=str(DATA)), share)
         for name, (place, share) in sets.items()
     }
-    report = {
-        "command": "python benchmarks/near_copies.py --data-dir DATA",
-        "results": results,
-        "peak_memory_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "hardware": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "OMP_NUM_THREADS": os.getenv("OMP_NUM_THREADS"),
+    write_result(
+        "near_copies",
+        {
+            "results": results,
+            "peak_memory_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "threads": os.getenv("OMP_NUM_THREADS"),
+            "hardware": hardware(),
+            "versions": versions("convcraft", "numpy", "scipy", "pillow"),
         },
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "scipy": scipy.__version__,
-            "pillow": PIL.__version__,
-        },
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    )
 
 
 if __name__ == "__main__":

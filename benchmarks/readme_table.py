@@ -95,12 +95,12 @@ def kill_rows(result: Result) -> Iterator[Row]:
         )
         yield _row(result, claim, Text(f"{same} of {kills}", f"{kills} 次中 {same} 次"))
     if "damage_kinds" in result:
-        kinds, found = _count(result["damage_kinds"]), _count(result.get("detected", 0))
+        done, found = _count(result["damages"]), _count(result.get("detected", 0))
         claim = Text(
             "Damage to the newest checkpoint: detected, the older one used",
             "损坏最新检查点：被发现，并退回到较早的检查点",
         )
-        yield _row(result, claim, Text(f"{found} of {kinds} kinds", f"{kinds} 种损坏中 {found} 种"))
+        yield _row(result, claim, Text(f"{found} of {done}", f"{done} 次中 {found} 次"))
 
 
 def bad_image_rows(result: Result) -> Iterator[Row]:
@@ -120,20 +120,29 @@ def bad_image_rows(result: Result) -> Iterator[Row]:
     yield _row(result, claim, figure)
 
 
+NEAR_COPY_SETS = {
+    "hymenoptera": Text("397 photos", "397 张照片"),
+    "cifar10": Text("CIFAR-10, 60,000 images", "CIFAR-10，60,000 张图像"),
+    "mnist": Text("MNIST, 70,000 images", "MNIST，70,000 张图像"),
+}
+
+
 def near_copy_rows(result: Result) -> Iterator[Row]:
-    if not result:
-        return
-    file = "[near_copies.json](benchmarks/results/near_copies.json)"
-    claim = Text("Near copies found, look-alikes left alone", "找出近似重复图像，不误判相似图像")
-    recall, wrong = result.get("recall"), result.get("false_pairs")
-    if recall is None or wrong is None:
-        figure = Text(f"see {file}", f"见 {file}")
-    else:
-        figure = Text(
-            f"{_spread(recall, PERCENT).en} found, {_count(wrong)} wrong pairs",
-            f"找出 {_spread(recall, PERCENT).zh}，误判 {_count(wrong)} 对",
+    for name, words in NEAR_COPY_SETS.items():
+        figures = result.get("results", {}).get(name)
+        if figures is None:
+            continue
+        claim = Text(f"Near copies in {words.en}", f"{words.zh}中的近似重复图像")
+        jpeg, half, crop = (
+            f"{100 * figures['recall'][kind]:.1f} %"
+            for kind in ("jpeg_quality_60", "half_resolution_and_back", "crop_90_to_95_percent")
         )
-    yield _row(result, claim, figure)
+        joined = f"{100 * figures['joined_share']:.1f} %"
+        figure = Text(
+            f"found: {jpeg} of JPEG copies, {half} of halved, {crop} of cropped ones; {joined} of the set joined",
+            f"找出 JPEG 副本 {jpeg}、缩小一半再放大的 {half}、裁剪的 {crop}；原数据集中 {joined} 被归为一组",
+        )
+        yield _row(result, claim, figure)
 
 
 MAKERS: dict[str, Callable[[Result], Iterator[Row]]] = {
@@ -177,7 +186,7 @@ def _accuracy_and_time(figures: Result) -> Text:
         parts.append(Text(f"trained in {seconds.en}", f"训练用时 {seconds.zh}"))
     if "ratio_to_textbook" in figures:
         ratio = _spread(figures["ratio_to_textbook"], TIMES)
-        parts.append(Text(f"{ratio.en} the time of a textbook loop", f"为教科书式训练循环用时的 {ratio.zh}"))
+        parts.append(Text(f"{ratio.en} the speed of a textbook loop", f"速度为教科书式训练循环的 {ratio.zh}"))
     return Text("; ".join(part.en for part in parts), "；".join(part.zh for part in parts))
 
 

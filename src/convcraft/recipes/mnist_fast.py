@@ -21,8 +21,8 @@ def config() -> RunConfig:
         recipe="mnist-fast",
         data=DataConfig(source="mnist", val_fraction=5 / 60),
         augment=AugmentConfig(shift_fraction=0.04),
-        model=ModelConfig(name="vgg_small", args={"stem": 16, "widths": [32, 96], "pooling": "max"}),
-        optim=OptimConfig(name="adamw", learning_rate=6e-3, weight_decay=0.1),
+        model=ModelConfig(name="vgg_small", args={"stem": 12, "widths": [24, 64], "pooling": "max"}),
+        optim=OptimConfig(name="adamw", learning_rate=8e-3, weight_decay=0.1),
         schedule=ScheduleConfig(name="one_cycle", peak_fraction=0.2),
         training=TrainingConfig(epochs=1, batch_size=64, label_smoothing=0.1, select="last"),
     )
