@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from convcraft.config import RunConfig
 from convcraft.data.image_set import ImageSet
@@ -97,9 +98,8 @@ def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    trainer = train(
-        tmp_path, BASE.changed(model={"name": "vgg_small", "args": {"widths": [8, 16]}}, training={"epochs": 8})
-    )
+    network = {"name": "vgg_small", "args": {"widths": [8, 16], "pooling": "max"}, "dropout": 0.0}
+    trainer = train(tmp_path, BASE.changed(model=network, optim={"learning_rate": 1e-2}, training={"epochs": 12}))
     assert trainer.state.best_accuracy is not None
     assert trainer.state.best_accuracy > 0.85  # chance is 1/3
 
@@ -187,6 +187,32 @@ def test_resume_in_streaming_with_another_number_of_workers(tmp_path: Path, monk
         train(tmp_path / "parts", config, train=streamed)
     resumed = train(tmp_path / "parts", config.changed(data={"num_workers": 1}), resume=True, train=streamed)
     assert_same(weights_of(whole), weights_of(resumed))
+
+
+@dataclass(frozen=True)
+class FatalOnce(ImageSet):
+    """A streamed set whose worker process is killed while it decodes, as the system does when memory runs out."""
+
+    marker: Path
+
+    def pixels_of(self, ids: np.ndarray) -> np.ndarray:
+        if 77 in ids and get_worker_info() is not None and self.marker.exists():
+            self.marker.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().pixels_of(ids)
+
+
+def test_a_dead_data_worker_saves_and_resumes_exactly(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", BASE)
+    marker = tmp_path / "marker"
+    marker.touch()
+    fatal = FatalOnce(TRAIN.samples, TRAIN.targets, TRAIN.preprocess, None, marker)
+    with pytest.raises(Interrupted, match="died"):
+        train(tmp_path / "parts", BASE, train=fatal)
+    assert not marker.exists()
+    resumed = train(tmp_path / "parts", BASE, train=fatal, resume=True)
+    assert_same(weights_of(whole), weights_of(resumed))
+    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "parts/metrics.jsonl").read_bytes()
 
 
 def test_a_damaged_newest_checkpoint_costs_steps_not_exactness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

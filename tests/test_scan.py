@@ -206,8 +206,10 @@ def bad_images() -> Iterator[ModuleType]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["bad_images"] = module  # dataclasses look their module up here
+    sys.path.insert(0, str(path.parent))  # as when the script is run: it imports its neighbour measured_on
     spec.loader.exec_module(module)
     yield module
+    sys.path.remove(str(path.parent))
     del sys.modules["bad_images"]
 
 
