@@ -283,6 +283,19 @@ def test_non_finite_weights_are_never_saved(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "non_finite.json").read_text())["loss"] == "nan"
 
 
+def test_bfloat16_computes_in_16_bits_and_keeps_32_bit_weights(tmp_path: Path) -> None:
+    seen: list[torch.dtype] = []
+    trainer = trainer_for(tmp_path, BASE.changed(training={"precision": "bf16-mixed"}))
+    convolution = next(module for module in trainer.model.modules() if isinstance(module, torch.nn.Conv2d))
+    convolution.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    fit(trainer, QUIET)
+    assert torch.bfloat16 in seen  # training
+    assert torch.float32 in seen  # validation
+    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+    assert trainer.state.best_loss is not None
+    assert trainer.state.best_loss < 1.2
+
+
 def test_one_process_per_run_folder(tmp_path: Path) -> None:
     with exclusive(tmp_path), pytest.raises(UserError, match="in use"), exclusive(tmp_path):
         pass
