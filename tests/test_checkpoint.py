@@ -23,6 +23,7 @@ from convcraft.training.checkpoint import (
     load_newest,
     save_checkpoint,
     saved_checkpoints,
+    set_aside_newer,
 )
 
 
@@ -139,6 +140,19 @@ def test_old_ones_go_but_the_best_stays(tmp_path: Path) -> None:
         save_checkpoint(tmp_path, make(step, best), keep=2)
     names = {folder.name for folder in saved_checkpoints(tmp_path)}
     assert names == {best, folder_name(40, 4), folder_name(50, 5)}
+
+
+def test_damaged_ones_set_aside_do_not_push_out_good_ones(tmp_path: Path) -> None:
+    for step in (10, 20, 30, 40):
+        save_checkpoint(tmp_path, make(step), keep=4)
+    for folder in saved_checkpoints(tmp_path)[:3]:
+        (folder / "state.json").write_bytes(b"damaged")
+    good, problems = load_newest(tmp_path)
+    assert len(problems) == 3
+    set_aside_newer(tmp_path, good.name)
+    save_checkpoint(tmp_path, make(12), keep=1)
+    assert load_newest(tmp_path)[0].name == folder_name(12, 1)
+    assert len(list(tmp_path.glob("damaged-*"))) == 3
 
 
 @pytest.mark.parametrize("stage", ["write", "fsync", "rename"])

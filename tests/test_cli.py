@@ -127,6 +127,7 @@ def test_predicted_pixels_are_the_evaluated_pixels(run: Path, tmp_path: Path) ->
         (["train", "digits", "--device", "tpu"], "auto, cpu, cuda, mps"),
         (["train", "digits", "--set", "optim.learningrate=1"], "optim.learning_rate"),
         (["train", "digits", "--resume"], "--out"),
+        (["train"], "DATA"),
         (["evaluate", "nowhere"], "no run folder"),
         (["predict", "nowhere", "x.png"], "no run folder"),
         (["predict"], "RUN"),
@@ -174,6 +175,60 @@ def test_damaged_weights_are_not_used(run: Path, tmp_path: Path, capsys: pytest.
     code, _, err = call(capsys, "evaluate", str(broken))
     assert code == 2
     assert "safetensors" in err
+
+
+def test_the_last_weights_are_not_replaced_by_older_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    arguments = ["train", "digits", "--model", "lenet5", "--epochs", "2", "--out", str(out), "--quiet"]
+    assert _run([*arguments, "--set", "training.select=last"]) == 0
+    newest = sorted((out / "checkpoints").glob("step-*"))[-1]
+    for file in newest.glob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:-1])
+    code, _, err = call(capsys, "evaluate", str(out))
+    assert code == 2
+    assert newest.name in err
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for index in range(10):
+            pixels = draw.integers(0, 255, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{index}.png")
+    out = tmp_path / "run"
+    assert _run(["train", str(tmp_path / "data"), "--model", "lenet5", "--epochs", "1", "--out", str(out), "-q"]) == 0
+    before = {name: (out / name).read_bytes() for name in ("classes.json", "preprocess.json", "data.json")}
+    (tmp_path / "data" / "dog").rename(tmp_path / "data" / "ant")
+    code, _, err = call(capsys, "train", "--out", str(out), "--resume")
+    assert code == 2
+    assert "classes" in err
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
+def test_a_failed_start_does_not_block_the_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    for wrong in (["train", "nowhere"], ["train", "digits", "--model", "nonsense"]):
+        assert call(capsys, *wrong, "--out", str(out))[0] == 2
+    assert _run(["train", "digits", "--model", "lenet5", "--epochs", "1", "--out", str(out), "--quiet"]) == 0
+
+
+def test_weights_of_other_classes_keep_their_classifier_to_themselves(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw = np.random.default_rng(0)
+    for name in "abcdefghij":
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for index in range(4):
+            pixels = draw.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{index}.png")
+    weights = str(data_dir / "weights" / "resnet20_cifar10.safetensors")
+    code, _, err = call(
+        capsys, "train", str(tmp_path / "data"), "--model", "resnet20_cifar", "--weights", weights, "--epochs", "0",
+        "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert code == 0
+    assert "made for other classes" in err
 
 
 def test_class_order_is_natural_and_other_data_matches_by_name(

@@ -84,7 +84,13 @@ def test_another_model_drops_the_recipes_model_arguments() -> None:
     assert config.model.args == {}
 
 
+def test_data_decides_about_the_recipe() -> None:
+    assert choose_config("MNIST", None, None, **NOTHING).recipe == "mnist"
+    assert choose_config("mnist-fast", None, None, **NOTHING).recipe == "small-images"  # a recipe, but no data set
+
+
 def test_assignments_set_any_field() -> None:
+    assert assign(RunConfig(), ["optim.learning_rate=1e-3"]).optim.learning_rate == 1e-3  # text to YAML 1.1
     config = assign(RunConfig(), ["optim.name=sgd", "augment.scale_range=[0.9, 1.1]", "training.ema_decay=null"])
     assert config.optim.name == "sgd"
     assert config.augment.scale_range == (0.9, 1.1)

@@ -103,6 +103,9 @@ def test_leaks_in_brought_splits_are_reported_and_dropped_on_request(split: Data
     dropped = prepare(replace(split, drop_leaks=True))
     assert dropped.val is not None
     assert "train/1/0.png" not in {*dropped.train.names, *dropped.val.names}
+    (note,) = [finding for finding in dropped.findings if finding.kind == "leak"]
+    assert note.severity == "info"
+    assert "1 train images" in note.message
     assert dropped.description["sha256"]["test"] == data.description["sha256"]["test"]
 
 
@@ -138,6 +141,24 @@ def test_bad_images_are_named_and_over_one_percent_stop(unsplit: DataConfig) -> 
     (finding,) = [finding for finding in data.findings if finding.kind == "unreadable"]
     assert {Path(name).name for name in finding.files} == {f"broken-{index}.jpg" for index in range(3)}
     assert not any("broken" in name for name in data.train.names)
+
+
+def test_nothing_is_split_off_other_data(unsplit: DataConfig, tmp_path: Path) -> None:
+    data = prepare(unsplit)
+    other = replace(unsplit, source=str(tree(tmp_path / "other", ("train", "val"), 3)))
+    with pytest.raises(UserError, match="train, val"):
+        open_test_data(other, data.classes, data.preprocess)
+    val = open_test_data(replace(other, test_split="val"), data.classes, data.preprocess)
+    assert {name.split("/")[0] for name in val.names} == {"val"}
+    assert len(val) == 9
+
+
+def test_one_bad_test_image_that_training_accepted_does_not_stop_evaluate(split: DataConfig) -> None:
+    (Path(split.source) / "test" / "1" / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    accepted = replace(split, allow_bad=True)
+    data = prepare(accepted)
+    test = open_test_data(split, data.classes, data.preprocess, data.description["sha256"]["test"])
+    assert len(test) == 30
 
 
 def test_other_data_is_matched_by_class_name(unsplit: DataConfig, tmp_path: Path) -> None:

@@ -81,7 +81,11 @@ def test_eval_images_are_the_contracts_bit_for_bit(in_memory: ImageSet) -> None:
         np.testing.assert_array_equal(batch.images[index].numpy(), CONTRACT(png(index)))
 
 
-def test_a_file_that_goes_bad_later_is_named() -> None:
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_file_that_goes_bad_later_is_named(num_workers: int) -> None:
     images = ImageSet([Sample(b"no image", 0, "cats/7.png")], np.zeros(1, np.int64), CONTRACT, None)
-    with pytest.raises(UserError, match=r"cats/7\.png"):
-        list(eval_batches(images, 1))
+    with pytest.raises(UserError, match=r"^cats/7\.png"):
+        list(eval_batches(images, 1, num_workers))
+    augmenter = Augmenter(CHANGES, CONTRACT, 4, seed=3)
+    with pytest.raises(UserError, match=r"^cats/7\.png"):
+        list(train_batches(images, augmenter, [np.zeros(1, np.int64)], 0, num_workers))

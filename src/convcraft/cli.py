@@ -19,7 +19,7 @@ from rich.console import Console
 from convcraft import __version__
 from convcraft.errors import UserError
 
-EXIT_CHECK_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED = 1, 2, 75
+EXIT_CHECK_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED, EXIT_INTERRUPTED = 1, 2, 75, 130
 
 # Typer brings its own copy of click's exceptions since 0.29; before that they were click's. Both are this class.
 _CommandLineError: Any = typer.BadParameter.__mro__[2]
@@ -177,6 +177,9 @@ def train(
         },
         assignments=set_ or (),
     )
+    if data is None and recipe is None and config is None and not resume:
+        fix = "Name a folder, a file or one of: digits, mnist, cifar10."
+        raise UserError("no DATA", "what to train on", fix)
     if resume and out is None:
         raise UserError("--resume without --out", "the folder of the run to go on with", "Add --out RUN.")
     run = out or new_run_folder(chosen)
@@ -357,19 +360,18 @@ def _run(given: list[str]) -> int:
     """The exit code of a command; every error becomes one clear message."""
     as_json, debug = "--json" in given, "--debug" in given
     try:
-        code = app(given, prog_name="convcraft", standalone_mode=False)
-        return int(code or 0)
+        code: int = app(given, prog_name="convcraft", standalone_mode=False) or 0
+        if code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C where no training loop answers it
+            print("Stopped. This command saved nothing of its own.", file=sys.stderr)
+        return code
     except typer.Exit as leave:
-        return leave.exit_code
+        return int(leave.exit_code)
     except _CommandLineError as error:
         context = getattr(error, "ctx", None)
         help_line = f"See: {context.command_path} --help" if context is not None else "See: convcraft --help"
         return _fail(UserError(error.format_message(), "a command as --help shows it", help_line), as_json, debug)
     except UserError as error:
         return _fail(error, as_json, debug)
-    except (KeyboardInterrupt, typer.Abort):
-        print("Stopped before there was anything to save.", file=sys.stderr)
-        return EXIT_STOPPED
     except ModuleNotFoundError as error:
         return _fail(_missing_extra(error), as_json, debug)
     except OSError as error:
@@ -377,10 +379,10 @@ def _run(given: list[str]) -> int:
         fix = "Check that the path exists, may be written to, and that the disk is not full."
         return _fail(UserError(named, "a file that can be read or written", fix), as_json, debug)
     except Exception as error:
-        code = _known_ending(error, given, as_json)
-        if code is None:
+        ending = _known_ending(error, given, as_json)
+        if ending is None:
             raise
-        return code
+        return ending
 
 
 def _fail(error: UserError, as_json: bool, debug: bool) -> int:

@@ -6,6 +6,7 @@ The defaults are a sound start for small images; recipes (`convcraft.recipes`) h
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import types
@@ -173,6 +174,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _check_choice("optim.name", self.name, OPTIMIZERS)
         _check(self.learning_rate > 0, "optim.learning_rate", self.learning_rate, "a number above 0")
+        _check(self.epsilon > 0, "optim.epsilon", self.epsilon, "a number above 0")
         _check(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "a number of at least 0")
         _check(0 <= self.momentum < 1, "optim.momentum", self.momentum, "a number in 0..1, 1 excluded")
         _check(
@@ -371,7 +373,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is dict:
         _check(isinstance(value, dict), where, value, "a mapping")
         return dict(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as text; what is no number fails below
+            return float(value)
     _check(type(value) is hint, where, value, f"a value of type {hint.__name__}")
     return value

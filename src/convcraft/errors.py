@@ -1,5 +1,7 @@
 """The one error that people see: what was received, what was expected, how to fix it."""
 
+from __future__ import annotations
+
 
 class UserError(ValueError):
     """Input that cannot be used, raised at the boundary where it enters.
@@ -13,6 +15,10 @@ class UserError(ValueError):
     def __init__(self, received: str, expected: str, fix: str) -> None:
         self.received, self.expected, self.fix = received, expected, fix
         super().__init__(f"{received}; expected {expected}. {fix}")
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str]]:
+        """So that it survives the way from a worker process."""
+        return type(self), (self.received, self.expected, self.fix)
 
     def as_dict(self) -> dict[str, str]:
         return {"received": self.received, "expected": self.expected, "fix": self.fix}

@@ -19,7 +19,7 @@ from convcraft.data.copies import leak_findings, leaked_train_indices
 from convcraft.data.copies_cache import remembered_copy_groups
 from convcraft.data.image_set import ImageSet
 from convcraft.data.preprocess import Preprocess, measure_mean_std, resolve
-from convcraft.data.sample import Finding, Progress, Sample, Source
+from convcraft.data.sample import ALL, Finding, Progress, Sample, Source
 from convcraft.data.scan import Scan, findings, refuse_if_too_bad, scan_images
 from convcraft.data.sources import open_source
 from convcraft.data.splits import Splits, all_samples, brought_indices, make_splits
@@ -99,7 +99,8 @@ def open_test_data(
 ) -> ImageSet:
     """The test images, with targets as indices into the run's own class table.
 
-    Data that brings no splits and was not trained on (expected_sha256 is None) is test as a whole.
+    Of other data than the run's own (expected_sha256 is None) nothing is split off: it is judged on the part that
+    config.test_split names, else on "test", else on its only part.
 
     Args:
         classes: the run's; classes are matched by name, never by position.
@@ -110,11 +111,12 @@ def open_test_data(
     """
     source = open_source(config, progress=progress)
     samples: Sequence[Sample] = all_samples(source)
-    if expected_sha256 is None and set(brought_indices(source)) == {"all"}:
-        chosen: Indices = np.arange(len(samples), dtype=np.int64)
-        samples, scan, chosen = _scan_part(samples, chosen, config, progress)
+    if expected_sha256 is None:
+        part = _part_to_judge_on(source, config.test_split)
+        samples, scan, chosen = _scan_part(samples, part, progress)
+        refuse_if_too_bad(scan, samples, allow_bad=config.allow_bad)
     elif "test" in brought_indices(source) and config.test_split is None:
-        samples, scan, chosen = _scan_part(samples, brought_indices(source)["test"], config, progress)
+        samples, scan, chosen = _scan_part(samples, brought_indices(source)["test"], progress)
     else:
         checked = _check(config, progress)
         samples, scan, chosen = checked.samples, checked.scan, checked.splits.test
@@ -141,19 +143,35 @@ def _check(config: DataConfig, progress: Progress | None) -> _Checked:
     leaks = leak_findings(groups, splits, samples)
     if config.drop_leaks and leaks:
         usable = scan.usable.copy()
-        usable[leaked_train_indices(groups, splits)] = False
+        leaked = leaked_train_indices(groups, splits)
+        usable[leaked] = False
         splits = make_splits(source, config, groups, usable=usable)
+        message = f"{len(leaked)} train images that have copies in val or test were left out (--drop-leaks)."
+        files = tuple(file for leak in leaks for file in leak.files)
+        leaks = (Finding("leak", "info", files, message, "Nothing to do."),)
     found = (*source.findings, *findings(scan, samples), *splits.findings, *leaks)
     return _Checked(source, samples, scan, splits, found)
 
 
+def _part_to_judge_on(source: Source, asked: str | None) -> Indices:
+    """Which samples of other data are judged."""
+    parts = brought_indices(source)
+    name = asked if asked is not None else "test"
+    if name in parts:
+        return parts[name]
+    if asked is None and len(parts) == 1:
+        return next(iter(parts.values()))
+    brought = ", ".join(part for part in parts if part != ALL) or "none"
+    fix = "Name one of its parts with --test-split, or give the folder of that part alone."
+    raise UserError(f"{source.name} has no part {name!r} (it has: {brought})", "a part to judge on", fix)
+
+
 def _scan_part(
-    samples: Sequence[Sample], part: Indices, config: DataConfig, progress: Progress | None
+    samples: Sequence[Sample], part: Indices, progress: Progress | None
 ) -> tuple[Sequence[Sample], Scan, Indices]:
     """Scan only some samples: these, their scan, and the indices of the usable ones among them."""
     chosen = [samples[index] for index in part]
     scan = scan_images(chosen, progress=progress)
-    refuse_if_too_bad(scan, chosen, allow_bad=config.allow_bad)
     return chosen, scan, np.flatnonzero(scan.usable)
 
 

@@ -7,7 +7,7 @@ an epoch needs a step number and nothing else.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from convcraft.data.augment import Augmenter
 from convcraft.data.draws import epoch_order
 from convcraft.data.image_set import ImageSet
+from convcraft.errors import UserError
 
 Ids = NDArray[np.int64]
 
@@ -70,8 +71,11 @@ def eval_batches(images: ImageSet, batch_size: int, num_workers: int = 0) -> Ite
     return _batches(_EvalPasses(images, passes), num_workers if images.pixels is None else 0)
 
 
-class _TrainPasses(Dataset[Batch]):
-    """Forward pass number -> augmented batch. Worker processes hold a copy each."""
+class _TrainPasses(Dataset["Batch | UserError"]):
+    """Forward pass number -> augmented batch. Worker processes hold a copy each.
+
+    An error is handed over as a value: torch would raise it again as a RuntimeError with the worker's traceback in it.
+    """
 
     def __init__(self, images: ImageSet, augmenter: Augmenter, passes: Sequence[Ids], epoch: int) -> None:
         self.images, self.augmenter, self.passes, self.epoch = images, augmenter, passes, epoch
@@ -79,31 +83,37 @@ class _TrainPasses(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.passes)
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, number: int) -> Batch | UserError:
         ids = self.passes[number]
-        pixels = torch.from_numpy(self.images.pixels_of(ids))
+        try:
+            pixels = torch.from_numpy(self.images.pixels_of(ids))
+        except UserError as error:
+            return error
         targets = torch.from_numpy(self.images.targets[ids])
         return Batch(*self.augmenter(pixels, targets, ids, self.epoch), ids)
 
 
-class _EvalPasses(Dataset[Batch]):
+class _EvalPasses(Dataset["Batch | UserError"]):
     def __init__(self, images: ImageSet, passes: Sequence[Ids]) -> None:
         self.images, self.passes = images, passes
 
     def __len__(self) -> int:
         return len(self.passes)
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, number: int) -> Batch | UserError:
         ids = self.passes[number]
-        normalised = self.images.preprocess.normalise(self.images.pixels_of(ids))  # float32 [B, C, H, W]
+        try:
+            pixels = self.images.pixels_of(ids)
+        except UserError as error:
+            return error
+        normalised = self.images.preprocess.normalise(pixels)  # float32 [B, C, H, W]
         return Batch(torch.from_numpy(normalised), torch.from_numpy(self.images.targets[ids]), ids)
 
 
 def _batches(passes: _TrainPasses | _EvalPasses, num_workers: int) -> Iterator[Batch]:
-    if num_workers == 0:
-        return (passes[number] for number in range(len(passes)))
-    return iter(
-        DataLoader(
+    source: Iterable[Batch | UserError] = (passes[number] for number in range(len(passes)))
+    if num_workers > 0:
+        source = DataLoader(
             passes,
             batch_size=None,
             shuffle=False,
@@ -112,7 +122,10 @@ def _batches(passes: _TrainPasses | _EvalPasses, num_workers: int) -> Iterator[B
             worker_init_fn=_leave_signals_to_the_loop,
             generator=torch.Generator(),  # else it draws from the generator that dropout draws from
         )
-    )
+    for batch in source:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
 
 
 def _leave_signals_to_the_loop(_worker: int) -> None:

@@ -114,7 +114,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Read one checkpoint, checking every byte against the manifest first.
 
     Raises:
-        DamagedCheckpoint: something is missing, cut, changed or added.
+        DamagedCheckpoint: something is missing, cut or changed.
     """
     files = _read_verified(folder)
     tensors = {
@@ -139,6 +139,18 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
             problems.append(str(error))
     received = f"no usable checkpoint in {checkpoints}" + "".join(f"\n  {problem}" for problem in problems)
     raise UserError(received, "a folder of a run that saved at least once", "Start again without --resume.")
+
+
+def set_aside_newer(checkpoints: Path, name: str) -> None:
+    """Rename the damaged folders that are newer than the one a run goes on from.
+
+    They are kept to be looked at, but must not count among the newest when old checkpoints are pruned.
+    """
+    for folder in saved_checkpoints(checkpoints):
+        if folder.name > name:
+            aside = folder.with_name(f"damaged-{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
 
 
 def verify_checkpoint(folder: Path) -> None:

@@ -27,7 +27,14 @@ from convcraft.data.loader import Batch, EpochPlan, Ids, eval_batches, train_bat
 from convcraft.errors import UserError
 from convcraft.tasks.classification import Classification
 from convcraft.training import optimizer_state, random_state
-from convcraft.training.checkpoint import CHECKPOINTS, Checkpoint, folder_name, load_newest, save_checkpoint
+from convcraft.training.checkpoint import (
+    CHECKPOINTS,
+    Checkpoint,
+    folder_name,
+    load_newest,
+    save_checkpoint,
+    set_aside_newer,
+)
 from convcraft.training.devices import build_fabric
 from convcraft.training.ema import WeightAverage
 from convcraft.training.interrupt import StopRequest, catch_stop_signals
@@ -139,6 +146,13 @@ def fit(trainer: Trainer, console: Console) -> None:
                 epoch_tally = train_epoch(trainer, bar, stop, clock)
                 finish_epoch(trainer, bar, epoch_tally, clock)
             save(trainer, clock)
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        # Nothing is saved: the step that was under way has moved batch-norm statistics and random state already.
+        raise Interrupted(
+            f"a process that decodes images died ({error}); the last checkpoint stands", trainer.run
+        ) from error
     finally:
         trainer.log.close()
 
@@ -154,13 +168,7 @@ def train_epoch(trainer: Trainer, bar: TrainingProgress, stop: StopRequest, cloc
     trainer.network.train()
     for passes in plan.steps[state.step_in_epoch :]:
         learning_rate = set_learning_rate(trainer)
-        try:
-            step_tally = accumulate_gradients(trainer, batches, passes)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            save(trainer, clock)  # the broken step has touched gradients alone
-            raise Interrupted(f"a process that decodes images died ({error})", trainer.run) from error
+        step_tally = accumulate_gradients(trainer, batches, passes)
         if training.gradient_clip_norm is not None:
             trainer.fabric.clip_gradients(
                 trainer.network, trainer.optimizer, max_norm=training.gradient_clip_norm, error_if_nonfinite=False
@@ -178,7 +186,7 @@ def train_epoch(trainer: Trainer, bar: TrainingProgress, stop: StopRequest, cloc
             log_train(trainer, learning_rate)
         if stop:
             save(trainer, clock)
-            raise Interrupted(f"stopped at step {state.step} of {trainer.total_steps}", trainer.run)
+            raise Interrupted(f"stopped at step {state.step} of {trainer.total_steps}; the state is saved", trainer.run)
         if clock.since_save() >= training.checkpoint_seconds:
             save(trainer, clock)
     return epoch_tally
@@ -299,6 +307,7 @@ def save(trainer: Trainer, clock: _Clock) -> None:
 def _find_checkpoint(run: Path, facts: dict[str, Any], console: Console) -> Checkpoint:
     """The newest whole checkpoint of the run, made from the same data."""
     checkpoint, problems = load_newest(run / CHECKPOINTS)
+    set_aside_newer(run / CHECKPOINTS, checkpoint.name)
     for problem in problems:
         console.print(f"passed over a damaged checkpoint: {problem}", style="yellow", highlight=False)
     for name, value in facts.items():

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from convcraft.errors import UserError
+
 
 class MetricsLog:
     """Appends records to metrics.jsonl and mirrors them to TensorBoard.
@@ -25,6 +27,9 @@ class MetricsLog:
 
         path = run / "metrics.jsonl"
         path.touch()
+        if path.stat().st_size < num_bytes:
+            fix = "Restore the file, or start a new run."
+            raise UserError(f"{path} has lost lines that were there at the checkpoint", "the whole log", fix)
         os.truncate(path, num_bytes)
         self._file = path.open("ab")
         # purge_step makes TensorBoard forget what an interrupted run wrote beyond the checkpoint.

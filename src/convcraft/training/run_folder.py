@@ -90,6 +90,19 @@ def read_run(run: Path) -> RunDescription:
     )
 
 
+def _result_name(run: RunDescription) -> str:
+    """The folder of the weights that a run without summary stands for, going by its newest checkpoint.
+
+    Raises:
+        DamagedCheckpoint: the newest is damaged: an older one would be another model.
+    """
+    newest, problems = load_newest(run.folder / CHECKPOINTS)
+    if problems:
+        raise DamagedCheckpoint(problems[0])
+    best: str | None = newest.state["best_checkpoint"]
+    return best if run.config.training.select == "best" and best is not None else newest.name
+
+
 def read_json(path: Path) -> Any:
     """Parse a JSON file of a run folder.
 
@@ -136,16 +149,18 @@ def load_result(run: RunDescription) -> ResultWeights:
     Raises:
         UserError: no checkpoint, or the one that is needed is damaged.
     """
-    newest, _ = load_newest(run.folder / CHECKPOINTS)
-    best = newest.state["best_checkpoint"]
-    name = best if run.config.training.select == "best" and best is not None else newest.name
+    checkpoints = run.folder / CHECKPOINTS
+    summary = read_json(run.folder / SUMMARY) if (run.folder / SUMMARY).exists() else None
+    fix = "Restore the file, or train again: with the same config.yaml the same weights come out."
     try:
-        chosen = newest if name == newest.name else load_checkpoint(run.folder / CHECKPOINTS / name)
+        name = summary["checkpoint"] if summary is not None else _result_name(run)
+        chosen = load_checkpoint(checkpoints / name)
     except DamagedCheckpoint as error:
-        fix = "Restore the file, or train again: with the same config.yaml the same weights come out."
         raise UserError(f"damaged checkpoint {error}", "the checkpoint as it was saved", fix) from error
     stem = "ema" if "ema" in chosen.tensors else "model"
     file = f"{stem}.safetensors"
-    manifest = json.loads((run.folder / CHECKPOINTS / name / MANIFEST).read_bytes())
+    manifest = json.loads((checkpoints / name / MANIFEST).read_bytes())
     sha256 = manifest["files"][file]["sha256"]
+    if summary is not None and summary["weights_sha256"] != sha256:
+        raise UserError(f"{name}/{file} is not what {SUMMARY} names", "the weights that training ended with", fix)
     return ResultWeights(dict(chosen.tensors[stem]), name, file, sha256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 
@@ -10,7 +11,7 @@ class Interrupted(Exception):
 
     def __init__(self, why: str, run: Path) -> None:
         self.run = run
-        super().__init__(f"{why}; the state is saved. Go on with: convcraft train --out {run} --resume")
+        super().__init__(f"{why}. Go on with: convcraft train --out {shlex.quote(str(run))} --resume")
 
 
 class NonFinite(Exception):

@@ -46,7 +46,7 @@ def choose_config(
     elif recipe is not None:
         config = load_recipe(recipe)
     elif data is not None:
-        config = load_recipe(data if data in recipe_names() else DEFAULT_RECIPE)
+        config = load_recipe(_recipe_of(data))
     else:
         config = RunConfig()
     model_name = model_settings.get("name")
@@ -60,6 +60,12 @@ def choose_config(
         optim=optim_settings,
     )
     return assign(config, assignments)
+
+
+def _recipe_of(data: str) -> str:
+    """The recipe that bears the name of the data set it is for, or the default one."""
+    name = data.casefold()
+    return name if name in recipe_names() and load_recipe(name).data.source == name else DEFAULT_RECIPE
 
 
 def assign(config: RunConfig, assignments: Sequence[str]) -> RunConfig:

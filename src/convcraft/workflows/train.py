@@ -40,6 +40,8 @@ from convcraft.workflows.console import data_progress
 from convcraft.workflows.draw_run import draw_run
 from convcraft.workflows.evaluate import predict_images
 
+LEFT_BY_A_FAILED_START = {"run.lock", "metrics.jsonl", "tensorboard"}
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -64,14 +66,16 @@ def train(config: RunConfig, run: Path, *, resume: bool = False, console: Consol
         NonFinite: the loss blew up.
     """
     started = time.monotonic()
-    config = _with_card(_settle_config(config, run, resume))
+    config = _settle_config(_with_card(config), run, resume)
     run.mkdir(parents=True, exist_ok=True)
     with exclusive(run):
         with data_progress(console) as progress:
             data = prepare_training_data(config.data, config.preprocess, progress)
         _announce(data, config, console)
-        _describe_run(run, config, data)
-        trainer = _build_trainer(run, config, data, resume=resume, console=console)
+        going_on = resume and bool(saved_checkpoints(run / CHECKPOINTS))
+        trainer = _build_trainer(run, config, data, resume=going_on, console=console)
+        if not going_on:  # else the folder describes itself, and the trainer has found the data unchanged
+            _describe_run(run, config, data)
         fit(trainer, console)
         return _finish(run, trainer, data, started)
 
@@ -79,7 +83,9 @@ def train(config: RunConfig, run: Path, *, resume: bool = False, console: Consol
 def _settle_config(config: RunConfig, run: Path, resume: bool) -> RunConfig:
     """The configuration to follow, and a folder that may be written to."""
     if not resume:
-        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        if run.exists() and (
+            not run.is_dir() or any(path.name not in LEFT_BY_A_FAILED_START for path in run.iterdir())
+        ):
             fix = "Choose another --out, or add --resume to go on with that run."
             raise UserError(f"{run} exists and is not empty", "a new or empty folder", fix)
         return config
@@ -157,7 +163,10 @@ def _build_trainer(run: Path, config: RunConfig, data: TrainingData, *, resume: 
     seed_all(training.seed)
     model = build_network(config, data)
     if config.model.weights is not None:
-        console.print(str(load_weights(model, Path(config.model.weights))), highlight=False, markup=False)
+        _start_from(model, Path(config.model.weights), data.classes, console)
+    if data.val is None and (training.early_stopping_epochs is not None or config.schedule.name == "plateau"):
+        fix = "Set data.val_fraction above 0, or train by a fixed schedule without early stopping."
+        raise UserError("early stopping or plateau without a validation part", "validation images to listen to", fix)
     num_classes = len(data.classes)
     weights = balanced_weights(data.train.targets, num_classes) if training.class_weights == "balanced" else None
     facts = {
@@ -174,9 +183,21 @@ def _build_trainer(run: Path, config: RunConfig, data: TrainingData, *, resume: 
         Classification(num_classes, training.label_smoothing, weights),
         model,
         facts,
-        resume=resume and bool(saved_checkpoints(run / CHECKPOINTS)),
+        resume=resume,
         console=console,
     )
+
+
+def _start_from(model: nn.Module, path: Path, classes: tuple[str, ...], console: Console) -> None:
+    """Load starting weights; a classifier that its card made for other classes is not taken over."""
+    card = read_card(path)
+    classifier: Any = model.get_classifier()  # type: ignore[operator]  # ours and timm's networks have it
+    fresh = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    report = load_weights(model, path)
+    console.print(str(report), highlight=False, markup=False)
+    if card is not None and card.label_names is not None and card.label_names != classes and not report.remade:
+        classifier.load_state_dict(fresh)
+        console.print("its classifier was made for other classes and starts afresh", highlight=False, markup=False)
 
 
 def build_network(config: RunConfig, data: TrainingData) -> nn.Module:
