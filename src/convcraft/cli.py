@@ -85,7 +85,7 @@ def demo(
     if json_:
         _print_json(
             {
-                **_figures(report),
+                **report.to_dict(),
                 "run": str(out),
                 "seconds": result.trained.seconds + result.evaluated.seconds,
                 "train_seconds": result.trained.train_seconds,
@@ -190,7 +190,7 @@ def train(
     print(f"run          {run}")
     print(f"next         convcraft evaluate {run}")
     if json_:
-        figures = {} if result.report is None else _figures(result.report)
+        figures = {} if result.report is None else result.report.to_dict()
         _print_json(
             {
                 "accuracy": None,
@@ -233,9 +233,10 @@ def evaluate(
     if json_:
         _print_json(
             {
-                **_figures(result.report),
+                **result.report.to_dict(),
                 "run": str(run),
                 "seconds": result.seconds,
+                "train_seconds": result.train_seconds,
                 "data": result.data,
                 "report": str(result.report_file),
             }
@@ -318,12 +319,6 @@ def bench(
             _print_json({"benchmarks": names})
         return
     raise typer.Exit(run_benchmark(name))
-
-
-def _figures(report: Any) -> dict[str, Any]:
-    """The JSON keys that scripts rely on."""
-    values: dict[str, Any] = report.to_dict()
-    return {**values, "per_class": values["per_class"]}
 
 
 def _print_report(report: Any, measured_on: str) -> None:

@@ -231,6 +231,8 @@ def finish_epoch(trainer: Trainer, bar: TrainingProgress, epoch_tally: Tally, cl
         bar.epoch(state.epoch, epoch_tally, None, better=False)
         return
     loss, accuracy = validate(trainer, trainer.val)
+    if not math.isfinite(loss):
+        raise NonFinite(f"the validation loss is {loss} after epoch {state.epoch}")
     better = state.record_validation(accuracy, loss)
     if config.schedule.name == "plateau":
         state.plateau.update(config.schedule, loss)

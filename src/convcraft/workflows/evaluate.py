@@ -32,7 +32,8 @@ class EvaluateResult:
     data: str
     report: Report
     report_file: Path
-    seconds: float
+    seconds: float  # of this command
+    train_seconds: float  # of the training before
 
 
 def evaluate(
@@ -65,7 +66,7 @@ def evaluate(
     expected = description.data["sha256"]["test"] if data is None else None
     with data_progress(console) as progress:
         images = open_test_data(config, description.classes, description.preprocess, expected, progress)
-        predictions, report = predict_images(model, images, description.classes, device, progress)
+        predictions, report = predict_images(model, images, description.classes, device, progress, config.num_workers)
     name = description.data["name"] if data is None else data
     result = {
         "data": name,
@@ -76,15 +77,20 @@ def evaluate(
     write_json(run / EVALUATION, result)
     shown = ("test" if data is None else f"test ({Path(data).name})", images, predictions, report)
     report_file = draw_run(description, model, summary, shown)
-    return EvaluateResult(run, name, report, report_file, time.monotonic() - started)
+    return EvaluateResult(run, name, report, report_file, time.monotonic() - started, summary["train_seconds"])
 
 
 def predict_images(
-    model: nn.Module, images: ImageSet, classes: tuple[str, ...], device: str = "cpu", progress: Progress | None = None
+    model: nn.Module,
+    images: ImageSet,
+    classes: tuple[str, ...],
+    device: str = "cpu",
+    progress: Progress | None = None,
+    num_workers: int = 0,
 ) -> tuple[Predictions, Report]:
     """Probabilities for labelled images in float32, and the figures drawn from them."""
     place = accelerator_of(device)
-    batches = eval_batches(images, EVAL_BATCH_SIZE)
+    batches = eval_batches(images, EVAL_BATCH_SIZE, num_workers)
     logits = predict_logits(model.to(place), batches, place, progress, len(images))
     model.cpu()
     predictions = Predictions(classes, softmax(logits), images.targets, images.names)

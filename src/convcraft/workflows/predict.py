@@ -84,7 +84,7 @@ def _open_all(images: Sequence[str]) -> list[tuple[str, Path | bytes]]:
         if name == STDIN:
             found.append(("standard input", sys.stdin.buffer.read()))
         elif path.is_dir():
-            inside = [file for file in path.rglob("*") if is_image_name(file.name) and file.is_file()]
+            inside = [file for file in path.rglob("*") if _is_picture(file, path)]
             if not inside:
                 raise UserError(f"folder {name} holds no images", "a folder with pictures in it", "Check the path.")
             inside.sort(key=lambda file: natural_key(file.as_posix()))
@@ -94,6 +94,12 @@ def _open_all(images: Sequence[str]) -> list[tuple[str, Path | bytes]]:
         else:
             raise UserError(f"no file {name}", "a picture, a folder of pictures or -", "Check the path.")
     return found
+
+
+def _is_picture(file: Path, top: Path) -> bool:
+    """Whether a file below a folder is meant: an image by its ending, and nothing hidden (.thumbnails, ._1.png)."""
+    hidden = any(part.startswith(".") for part in file.relative_to(top).parts)
+    return not hidden and is_image_name(file.name) and file.is_file()
 
 
 def _read(
