@@ -6,7 +6,6 @@ Training gets train and validation from `prepare_training_data`. The test images
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,7 +119,7 @@ def open_test_data(
     else:
         checked = _check(config, progress)
         samples, scan, chosen = checked.samples, checked.scan, checked.splits.test
-    if expected_sha256 is not None and _split_sha256(samples, scan, chosen) != expected_sha256:
+    if expected_sha256 is not None and scan.data_hash(samples, chosen) != expected_sha256:
         raise UserError(
             f"the test images of {source.name} are not those that were set aside when this run was trained",
             "the same images and labels",
@@ -209,16 +208,6 @@ def _describe(checked: _Checked) -> dict[str, Any]:
         "class_counts": {
             name: np.bincount(targets[part], minlength=num_classes).tolist() for name, part in parts.items()
         },
-        "sha256": {name: _split_sha256(checked.samples, checked.scan, part) for name, part in parts.items()},
+        "sha256": {name: checked.scan.data_hash(checked.samples, part) for name, part in parts.items()},
         "findings": [finding.as_dict() for finding in checked.findings],
     }
-
-
-def _split_sha256(samples: Sequence[Sample], scan: Scan, part: Indices) -> str:
-    """SHA-256 over name, class and pixels of the images of a split, in order."""
-    hasher = hashlib.sha256()
-    for index in part:
-        sample = samples[index]
-        line = f"{sample.source}\0{sample.target}\0{scan.digests[index]}\n"
-        hasher.update(line.encode(errors="surrogateescape"))
-    return hasher.hexdigest()

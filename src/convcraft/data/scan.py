@@ -82,10 +82,13 @@ class Scan:
         """Whether there are usable images and none of them has colour channels."""
         return {fact.channels for fact in self.facts if fact.problem is None} == {1}
 
-    def data_hash(self, samples: Sequence[Sample]) -> str:
-        """SHA-256 over name, class and pixels of all usable images, in order: which data a run was made with."""
+    def data_hash(self, samples: Sequence[Sample], part: NDArray[np.int64] | None = None) -> str:
+        """SHA-256 over name, class and pixels of the images of a part, in its order; None takes all usable ones.
+
+        The same data give the same hash, moved or re-encoded or not.
+        """
         hasher = hashlib.sha256()
-        for index in np.flatnonzero(self.usable):
+        for index in np.flatnonzero(self.usable) if part is None else part:
             sample = samples[int(index)]
             hasher.update(f"{sample.source}\0{sample.target}\0{self.digests[index]}\n".encode(errors="surrogateescape"))
         return hasher.hexdigest()

@@ -18,7 +18,7 @@ from convcraft.config import RunConfig
 from convcraft.data.dataset import TrainingData, prepare_training_data
 from convcraft.errors import UserError
 from convcraft.evaluation.metrics import Report
-from convcraft.models.build import build_model, num_parameters
+from convcraft.models.build import num_parameters
 from convcraft.models.weights import load_weights, read_card
 from convcraft.tasks.classification import Classification, balanced_weights
 from convcraft.training.checkpoint import CHECKPOINTS, saved_checkpoints
@@ -39,6 +39,7 @@ from convcraft.training.run_folder import (
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.draw_run import draw_run
 from convcraft.workflows.evaluate import predict_images
+from convcraft.workflows.load_model import build_network
 
 LEFT_BY_A_FAILED_START = {"run.lock", "metrics.jsonl", "tensorboard"}
 
@@ -161,7 +162,7 @@ def _describe_run(run: Path, config: RunConfig, data: TrainingData) -> None:
 def _build_trainer(run: Path, config: RunConfig, data: TrainingData, *, resume: bool, console: Console) -> Trainer:
     training = config.training
     seed_all(training.seed)
-    model = build_network(config, data)
+    model = build_network(config.model, data.classes, data.preprocess)
     if config.model.weights is not None:
         _start_from(model, Path(config.model.weights), data.classes, console)
     if data.val is None and (training.early_stopping_epochs is not None or config.schedule.name == "plateau"):
@@ -198,17 +199,6 @@ def _start_from(model: nn.Module, path: Path, classes: tuple[str, ...], console:
     if card is not None and card.label_names is not None and card.label_names != classes and not report.remade:
         classifier.load_state_dict(fresh)
         console.print("its classifier was made for other classes and starts afresh", highlight=False, markup=False)
-
-
-def build_network(config: RunConfig, data: TrainingData) -> nn.Module:
-    """The configured network for the data's classes and images; draws from torch's seeded generator."""
-    preprocess = data.preprocess
-    return build_model(
-        config.model,
-        num_classes=len(data.classes),
-        in_channels=preprocess.channels,
-        image_size=(preprocess.height, preprocess.width),
-    )
 
 
 def _finish(run: Path, trainer: Trainer, data: TrainingData, started: float) -> TrainResult:
