@@ -145,12 +145,45 @@ def near_copy_rows(result: Result) -> Iterator[Row]:
         yield _row(result, claim, figure)
 
 
+def train_speed_rows(result: Result) -> Iterator[Row]:
+    if "ratio_to_textbook" not in result:
+        return
+    threads = _count(result["threads"])
+    claim = Text(
+        f"Training a small CNN on MNIST against the textbook loop (PIL, DataLoader, float32), {threads} threads",
+        f"在 MNIST 上训练小型 CNN，对比教科书式循环（PIL、DataLoader、float32），{threads} 线程",
+    )
+    parts = [_spread(result["ratio_to_textbook"], TIMES)]
+    if result.get("ratio_to_best_keras") is not None:
+        keras = _spread(result["ratio_to_best_keras"], TIMES)
+        parts.append(Text(f"{keras.en} the best Keras 3 backend", f"Keras 3 最快后端的 {keras.zh}"))
+    if result.get("accuracy_gap") is not None:
+        points = f"{100 * result['accuracy_gap']:+.2f}"
+        parts.append(Text(f"test accuracy {points} points", f"测试集准确率相差 {points} 个百分点"))
+    yield _row(result, claim, Text("; ".join(part.en for part in parts), "；".join(part.zh for part in parts)))
+
+
+def residual_rows(result: Result) -> Iterator[Row]:
+    networks = result.get("networks", {})
+    if not {"resnet34", "plain34"} <= networks.keys():
+        return
+    claim = Text(
+        "ResNet-34 against its plain twin on CIFAR-10, small budget: validation accuracy",
+        "CIFAR-10 小预算下 ResNet-34 与其无捷径版本：验证集准确率",
+    )
+    residual, plain = (_spread(networks[name]["final_val_accuracy"], PERCENT) for name in ("resnet34", "plain34"))
+    figure = Text(f"residual {residual.en}, plain {plain.en}", f"残差 {residual.zh}，无捷径 {plain.zh}")
+    yield _row(result, claim, figure)
+
+
 MAKERS: dict[str, Callable[[Result], Iterator[Row]]] = {
     "mnist": mnist_rows,
     "digits": digits_rows,
     "kill_resume": kill_rows,
     "bad_images": bad_image_rows,
     "near_copies": near_copy_rows,
+    "train_speed": train_speed_rows,
+    "residual": residual_rows,
 }
 
 

@@ -119,7 +119,7 @@ def test_predicted_pixels_are_the_evaluated_pixels(run: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["train", "nowhere"], "digits, mnist, cifar10"),
+        (["train", "nowhere"], "digits, mnist, fashion-mnist, kmnist, cifar10"),
         (["train", "digits", "--epochs", "many"], "epochs"),
         (["train", "digits", "--frobnicate"], "--frobnicate"),
         (["train", "digits", "--model", "resnet_18"], "resnet18"),

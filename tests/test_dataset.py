@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from convcraft.config import DataConfig, PreprocessConfig
-from convcraft.data.dataset import TrainingData, open_test_data, prepare_training_data
+from convcraft.data.dataset import TrainingData, open_other_data, open_test_data, prepare_training_data
 from convcraft.errors import UserError
 
 CLASSES = ("1", "2", "10")
@@ -177,3 +178,26 @@ def test_other_data_is_matched_by_class_name(unsplit: DataConfig, tmp_path: Path
     photo(79).save(other / "3" / "0.png")
     with pytest.raises(UserError, match="classes 3 that the run was not trained on"):
         open_test_data(replace(unsplit, source=str(other)), data.classes, data.preprocess)
+
+
+def test_images_that_training_saw_are_known_again(unsplit: DataConfig, tmp_path: Path) -> None:
+    data = prepare(unsplit)
+    assert data.val is not None
+    assert len(data.seen) == len(data.train) + len(data.val)
+    root, other = Path(unsplit.source), tmp_path / "other"
+    for name in CLASSES:
+        (other / name).mkdir(parents=True)
+        photo(5000 + int(name)).save(other / name / "new.png")
+    unseen = open_other_data(replace(unsplit, source=str(other)), data.classes, data.preprocess, data.seen)
+    assert unseen[1] == ()
+    Image.open(root / data.train.names[0]).save(other / "1" / "again.bmp")  # same pixels, in another file format
+    shutil.copyfile(root / data.val.names[0], other / "2" / "copied.png")
+    test = open_test_data(unsplit, data.classes, data.preprocess, data.description["sha256"]["test"])
+    shutil.copyfile(root / test.names[0], other / "10" / "kept back.png")  # test images were not seen
+    config = replace(unsplit, source=str(other))
+    images, (finding,) = open_other_data(config, data.classes, data.preprocess, data.seen)
+    assert len(images) == 6
+    assert (finding.kind, finding.severity) == ("leak", "warning")
+    assert "2 of 6 images" in finding.message
+    assert set(finding.files) == {"1/again.bmp", "2/copied.png"}
+    assert open_other_data(config, data.classes, data.preprocess)[1] == ()  # an older run recorded nothing

@@ -110,7 +110,7 @@ def test_four_passes_of_16_equal_one_of_64(tmp_path: Path) -> None:
         augment={"shift_fraction": 0.0},
         optim={"name": "sgd", "learning_rate": 0.05},
     )
-    common = {"epochs": 2, "class_weights": "balanced"}
+    common = {"epochs": 2, "class_weights": "balanced", "precision": "32-true"}
     uneven = ImageSet.build(list(TRAIN.samples[:128]) + list(TRAIN.samples[0:20:3]), CONTRACT, 1 << 30)
     one = train(tmp_path / "one", config.changed(training={**common, "batch_size": 64}), train=uneven)
     four = train(
@@ -155,6 +155,10 @@ RESUME_CASES = {
         model={"name": "vgg_small", "args": {"widths": [4, 8]}},
         augment={"mixup_alpha": 0.3, "erasing_probability": 0.3},
     ),
+    "muon, batch norm, channels last": BASE.changed(
+        model={"name": "vgg_small", "args": {"widths": [4, 8]}},
+        optim={"name": "muon", "learning_rate": 0.02, "other_learning_rate": 2e-3, "muon_scale": "relative"},
+    ),
     "rmsprop, final": replace(
         BASE, data=replace(BASE.data, final=True), training=replace(BASE.training, select="last")
     ).changed(optim={"name": "rmsprop", "learning_rate": 1e-3}),
@@ -193,7 +197,7 @@ def test_resume_in_streaming_with_another_number_of_workers(tmp_path: Path, monk
 class FatalOnce(ImageSet):
     """A streamed set whose worker process is killed while it decodes, as the system does when memory runs out."""
 
-    marker: Path
+    marker: Path = Path()
 
     def pixels_of(self, ids: np.ndarray) -> np.ndarray:
         if 77 in ids and get_worker_info() is not None and self.marker.exists():

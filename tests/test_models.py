@@ -9,12 +9,35 @@ from torch.nn import functional as F
 
 from convcraft.config import ModelConfig
 from convcraft.errors import UserError
-from convcraft.models.build import OWN_MODELS, build_model, num_parameters, summarise
+from convcraft.models.build import OWN_MODELS, build_model, num_parameters
 from convcraft.models.lenet import LeNet5
-from convcraft.models.network import initialise_he, initialise_xavier
 from convcraft.models.resnet_cifar import BasicBlock
 
-SHAPES = [(1, (8, 8)), (1, (28, 28)), (3, (32, 32)), (3, (64, 48))]
+with torch.device("meta"):
+    SMALLEST = {name: make(10, 3, (256, 256)).smallest_size for name, make in OWN_MODELS.items()}
+SMALLEST["vgg_small"] = 4  # with its usual three stages
+SLOW_TO_LEARN = {"vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet34", "resnet101", "plain34"}
+
+
+@pytest.fixture(autouse=True)
+def _narrow_linear_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AlexNet and VGG with 64 hidden units instead of 4096: minutes less, and their logic is the same."""
+    for module in ("alexnet", "vgg"):
+        monkeypatch.setattr(f"convcraft.models.{module}.UNITS", 64)
+
+
+def side(name: str, wanted: int = 28) -> int:
+    """A small image's side in pixels that the network takes."""
+    return max(wanted, SMALLEST[name])
+
+
+def shapes() -> list[tuple[str, int, tuple[int, int]]]:
+    """(network, channels, image size): its smallest, 28x28 or so, and a larger oblong one."""
+    found = []
+    for name, smallest in SMALLEST.items():
+        found += [(name, 1, (smallest, smallest)), (name, 1, (side(name), side(name)))]
+        found.append((name, 3, (max(48, smallest + 17), max(32, smallest))))
+    return found
 
 
 def build(
@@ -24,33 +47,43 @@ def build(
     return build_model(ModelConfig(name=name, **settings), num_classes=classes, in_channels=channels, image_size=size)
 
 
-@pytest.mark.parametrize(("channels", "size"), SHAPES)
-@pytest.mark.parametrize("name", OWN_MODELS)
+@pytest.mark.parametrize(("name", "channels", "size"), shapes())
 def test_forward_and_backward(name: str, channels: int, size: tuple[int, int]) -> None:
     model = build(name, classes=7, channels=channels, size=size, dropout=0.1)
     logits = model(torch.randn(4, channels, *size))
     assert logits.shape == (4, 7)
     assert logits.dtype == torch.float32
+    assert torch.isfinite(logits).all()
     F.cross_entropy(logits, torch.tensor([0, 1, 2, 3])).backward()
     for parameter_name, parameter in model.named_parameters():
-        assert parameter.grad is not None, parameter_name
-        assert torch.isfinite(parameter.grad).all(), parameter_name
-        assert parameter.grad.abs().sum() > 0, parameter_name
+        if parameter.requires_grad:
+            assert parameter.grad is not None, parameter_name
+            assert torch.isfinite(parameter.grad).all(), parameter_name
+            assert parameter.grad.abs().sum() > 0, parameter_name
 
 
-@pytest.mark.parametrize("name", OWN_MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW_TO_LEARN else ()) for name in OWN_MODELS]
+)
 def test_overfits_eight_images(name: str) -> None:
-    model = build(name, classes=4, channels=3, size=(16, 16))
-    images, labels = torch.randn(8, 3, 16, 16), torch.arange(8) % 4
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(60):
-        loss = F.cross_entropy(model(images), labels)
+    """The loss comes close to zero, and all eight are named rightly."""
+    pixels = side(name, 16)
+    model = build(name, classes=4, channels=3, size=(pixels, pixels))
+    images, labels = torch.randn(8, 3, pixels, pixels), torch.arange(8) % 4
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    deep_without_norm = name in {"vgg11", "vgg13", "vgg16", "vgg19"}
+    rate = 1e-4 if deep_without_norm else 5e-3 if num_parameters(model) < 1e6 else 3e-4
+    optimizer = torch.optim.Adam(learned, lr=rate)
+    for _ in range(100):
+        logits = model(images)
+        loss = F.cross_entropy(logits, labels)
         if loss < 0.05:
-            return
+            break
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    pytest.fail(f"loss {loss:.3f} after 60 steps")
+    assert loss < 0.05
+    assert torch.equal(logits.argmax(dim=1), labels)
 
 
 @pytest.mark.parametrize(
@@ -71,18 +104,18 @@ def test_published_parameter_counts(name: str, channels: int, size: tuple[int, i
 
 @pytest.mark.parametrize("name", OWN_MODELS)
 def test_eval_output_does_not_depend_on_the_other_images(name: str) -> None:
-    model = build(name, dropout=0.5).eval()
-    images = torch.randn(6, 1, 28, 28)
+    model = build(name, size=(side(name), side(name)), dropout=0.5).eval()
+    images = torch.randn(6, 1, side(name), side(name))
     with torch.no_grad():
         together = model(images)
         alone = torch.cat([model(image[None]) for image in images])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", OWN_MODELS)
 def test_seams(name: str) -> None:
-    model = build(name).eval()
-    images = torch.randn(2, 1, 28, 28)
+    model = build(name, size=(side(name), side(name))).eval()
+    images = torch.randn(2, 1, side(name), side(name))
     features = model.forward_features(images)
     assert features.dim() == 4
     assert torch.equal(model.forward_head(features), model(images))
@@ -94,10 +127,10 @@ def test_seams(name: str) -> None:
     assert len(body) - len(kept) == 2  # weight and bias of the classifier
 
 
-@pytest.mark.parametrize("name", ["lenet5", "seed_cnn", "vgg_small", "resnet20_cifar"])
+@pytest.mark.parametrize("name", OWN_MODELS)
 def test_dropout_works_in_training_only(name: str) -> None:
-    images = torch.randn(1, 1, 28, 28).expand(2, -1, -1, -1)
-    model = build(name, dropout=0.5)
+    images = torch.randn(1, 1, side(name), side(name)).expand(2, -1, -1, -1)
+    model = build(name, size=(side(name), side(name)), dropout=0.5)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
@@ -108,7 +141,8 @@ def test_dropout_works_in_training_only(name: str) -> None:
 
 @pytest.mark.parametrize("name", OWN_MODELS)
 def test_same_seed_same_weights(name: str) -> None:
-    first, second = build(name).state_dict(), build(name).state_dict()
+    size = (side(name), side(name))
+    first, second = build(name, size=size).state_dict(), build(name, size=size).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
@@ -125,15 +159,6 @@ def test_checking_the_size_leaves_no_trace() -> None:
         torch.equal(a, b) for a, b in zip(model.state_dict().values(), by_hand.state_dict().values(), strict=True)
     )
     assert all(module.training for module in model.modules())
-
-
-def test_start_values_have_the_variance_of_their_formulas() -> None:
-    torch.manual_seed(0)
-    layer = nn.Conv2d(64, 128, kernel_size=3)
-    initialise_he(layer)
-    assert layer.weight.var().item() == pytest.approx(2 / (64 * 9), rel=0.05)
-    initialise_xavier(layer)
-    assert layer.weight.var().item() == pytest.approx(2 / (64 * 9 + 128 * 9), rel=0.05)
 
 
 def test_option_a_shortcut() -> None:
@@ -164,21 +189,21 @@ def test_settings_of_a_network_come_from_args() -> None:
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
-def test_summary_follows_the_image() -> None:
-    model = build("lenet5")
-    rows = summarise(model, (28, 28), 1)
-    assert [row.name for row in rows][:3] == ["c1", "act1", "s2"]
-    assert {row.name: row.output_shape for row in rows}["s4"] == (16, 5, 5)
-    assert rows[-1].output_shape == (10,)
-    assert sum(row.parameters for row in rows) == num_parameters(model)
-    assert not any(module._forward_hooks for module in model.modules())
-
-
 def test_timm_network_with_one_channel() -> None:
-    model = build("resnet18", classes=5, size=(32, 32), dropout=0.2)
+    model = build("timm/resnet18", classes=5, size=(32, 32), dropout=0.2)
+    assert type(model).__module__.startswith("timm.")
     assert model.conv1.in_channels == 1
     assert model.drop_rate == 0.2
     assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 5)
+
+
+def test_our_network_wins_where_timm_has_the_name_too() -> None:
+    ours, timms = build("resnet18", size=(32, 32)), build("timm/resnet18", size=(32, 32))
+    assert type(ours).__module__ == "convcraft.models.resnet"
+    ours.load_state_dict(timms.state_dict())
+    images = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(images), timms.eval()(images))
 
 
 def test_timm_network_with_a_position_table_gets_the_image_size() -> None:
@@ -187,7 +212,14 @@ def test_timm_network_with_a_position_table_gets_the_image_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("resnet18x", "resnet18"), ("lenet", "lenet5"), ("hf-hub:someone/net", "unknown network")]
+    ("name", "expected"),
+    [
+        ("resnet18x", "resnet18"),
+        ("lenet", "lenet5"),
+        ("hf-hub:someone/net", "unknown network"),
+        ("timm/resnet_18", "resnet18"),
+        ("timm/hf-hub:a/b", "unknown network"),
+    ],
 )
 def test_unknown_name(name: str, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
@@ -205,11 +237,17 @@ def test_unknown_name(name: str, expected: str) -> None:
         ("vgg_small", {"widths": [8, 0]}),
         ("vgg_small", {"hidden": -1}),
         ("resnet18", {"nonsense": 1}),
-        ("resnet18", {"checkpoint_path": "weights.pth"}),
-        ("resnet18", {"pretrained": True}),
-        ("resnet18", {"pretrained_cfg": {"file": "weights.pth"}}),
-        ("resnet18", {"features_only": True}),
-        ("resnet18", {"num_classes": 3}),
+        ("resnet18", {"depth": 34}),
+        ("resnet18", {"stem": "large"}),
+        ("resnet18", {"zero_init_residual": 1}),
+        ("plain18", {"zero_init_residual": True}),
+        ("vgg16", {"batch_norm": True}),
+        ("timm/resnet18", {"nonsense": 1}),
+        ("timm/resnet18", {"checkpoint_path": "weights.pth"}),
+        ("timm/resnet18", {"pretrained": True}),
+        ("timm/resnet18", {"pretrained_cfg": {"file": "weights.pth"}}),
+        ("timm/resnet18", {"features_only": True}),
+        ("timm/resnet18", {"num_classes": 3}),
     ],
 )
 def test_arguments_that_do_not_fit(name: str, args: dict) -> None:
@@ -218,7 +256,15 @@ def test_arguments_that_do_not_fit(name: str, args: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "smallest"), [("lenet5", (3, 3), 4), ("vgg_small", (28, 2), 4), ("inception_v3", (28, 28), 75)]
+    ("name", "size", "smallest"),
+    [
+        ("lenet5", (3, 3), 4),
+        ("vgg_small", (28, 2), 4),
+        ("inception_v3", (28, 28), 75),
+        ("keras_cnn", (15, 28), 16),
+        ("alexnet", (224, 62), 63),
+        ("vgg16", (31, 32), 32),
+    ],
 )
 def test_too_small_images_name_the_smallest_size(name: str, size: tuple[int, int], smallest: int) -> None:
     with pytest.raises(UserError, match=f"at least {smallest}x{smallest}"):

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -123,24 +124,33 @@ def test_the_comparison_with_plain_code_sees_the_classic_mistakes() -> None:
 
 
 GOLDEN = {
-    ("stretch", "nearest"): "35358ec0597a8805",
-    ("stretch", "bilinear"): "5bf2f85d7c1992dd",
-    ("crop", "bilinear"): "db25e6cb9beace77",
-    ("crop", "bicubic"): "fb569d2189887804",
-    ("crop", "lanczos"): "b86c338ce79e4280",
-    ("pad", "bilinear"): "b877b0490847c908",
+    (1, "stretch", "nearest"): "35358ec0597a8805",
+    (1, "stretch", "bilinear"): "5bf2f85d7c1992dd",
+    (1, "crop", "nearest"): "6afde14279317e13",
+    (1, "crop", "bilinear"): "db25e6cb9beace77",
+    (1, "crop", "bicubic"): "fb569d2189887804",
+    (1, "crop", "lanczos"): "b86c338ce79e4280",
+    (1, "pad", "bilinear"): "b877b0490847c908",
+    (2, "stretch", "nearest"): "35358ec0597a8805",
+    (2, "stretch", "bilinear"): "5bf2f85d7c1992dd",
+    (2, "crop", "nearest"): "6afde14279317e13",
+    (2, "crop", "bilinear"): "db25e6cb9beace77",
+    (2, "crop", "bicubic"): "fb569d2189887804",
+    (2, "crop", "lanczos"): "b86c338ce79e4280",
+    (2, "pad", "bilinear"): "b877b0490847c908",
 }
 
 
-@pytest.mark.parametrize(("resize", "interpolation"), GOLDEN)
-def test_pixels_are_those_of_every_release_so_far(resize: str, interpolation: str) -> None:
+@pytest.mark.parametrize(("version", "resize", "interpolation"), GOLDEN)
+def test_pixels_are_those_of_every_release_so_far(version: int, resize: str, interpolation: str) -> None:
     """A change here changes what saved networks see: raise `preprocess.VERSION` if it is meant."""
     y, x = np.mgrid[0:61, 0:97]
     pixels = np.stack([x * 2 + y, x ^ y, (x * y) % 251], axis=-1).astype(
         np.uint8
     )  # no generator, no float: exact anywhere
-    result = preprocess(29, 29, resize=resize, interpolation=interpolation, crop_fraction=0.9).pixels(pixels)
-    assert hashlib.sha256(result.tobytes()).hexdigest()[:16] == GOLDEN[resize, interpolation]
+    steps = preprocess(29, 29, resize=resize, interpolation=interpolation, crop_fraction=0.9, version=version)
+    found = hashlib.sha256(steps.pixels(pixels).tobytes()).hexdigest()[:16]
+    assert found == GOLDEN[version, resize, interpolation]
 
 
 @pytest.mark.parametrize(("height", "width"), [(57, 83), (300, 200), (224, 224), (31, 400), (256, 500)])
@@ -157,8 +167,43 @@ def test_crop_equals_the_evaluation_of_timm(
         img_size=target, crop_pct=fraction, interpolation=interpolation, normalize=False
     )
     expected = evaluation(Image.fromarray(pixels)).numpy().transpose(1, 2, 0)
-    result = preprocess(*target, crop_fraction=fraction, interpolation=interpolation).pixels(pixels)
-    np.testing.assert_array_equal(result, expected)
+    steps = preprocess(*target, crop_fraction=fraction, interpolation=interpolation, version=1)
+    np.testing.assert_array_equal(steps.pixels(pixels), expected)
+    newer = dataclasses.replace(steps, version=2).pixels(pixels)
+    assert np.abs(newer - expected.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(57, 83), (300, 200), (31, 400), (1, 200), (4000, 30), (333, 500)])
+def test_version_2_is_version_1_to_one_grey_level(height: int, width: int) -> None:
+    pixels = photo(height, width)
+    for target, fraction, interpolation in (((48, 48), 0.875, "bilinear"), ((40, 56), 1.0, "bicubic")):
+        steps = preprocess(*target, crop_fraction=fraction, interpolation=interpolation)
+        assert steps.version == 2
+        difference = steps.pixels(pixels) - dataclasses.replace(steps, version=1).pixels(pixels).astype(int)
+        assert np.abs(difference).max() <= 1
+
+
+def test_the_photos_of_hymenoptera_hardly_change_from_version_1_to_2() -> None:
+    folder = Path(os.environ.get("CONVCRAFT_DATA", "none")) / "hymenoptera"
+    files = sorted(folder.rglob("*.jpg"))[::20]
+    if not files:
+        pytest.skip("hymenoptera is not below CONVCRAFT_DATA")
+    steps = preprocess(224, 224, crop_fraction=0.875)
+    first = dataclasses.replace(steps, version=1)
+    differences = np.stack([np.abs(steps.pixels(file) - first.pixels(file).astype(int)) for file in files])
+    assert differences.max() <= 1
+    assert differences.mean() < 0.05
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+def test_pixels_can_be_used_after_the_file_was_closed(tmp_path: Path, image_format: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
+    path = tmp_path / "large"  # over the size that is read at once
+    Image.fromarray(pixels).save(path, image_format, **({"quality": 100} if image_format == "JPEG" else {}))
+    path.write_bytes(path.read_bytes() + bytes(1 << 20))
+    steps = preprocess(24, 24)
+    seen = np.asarray(Image.open(io.BytesIO(path.read_bytes())).convert("RGB"))
+    np.testing.assert_array_equal(steps.pixels(path), steps.pixels(seen))
 
 
 def test_a_picture_of_the_right_size_is_not_touched() -> None:
@@ -268,17 +313,20 @@ def test_the_hash_tells_every_difference() -> None:
         {"crop_fraction": 0.95},
         {"mean": (0.5, 0.5, 0.5000001)},
         {"std": (0.5, 0.5, 0.5000001)},
+        {"version": 1},
     ]
     hashes = {dataclasses.replace(steps, **change).hash() for change in changes}
     assert len(hashes | {steps.hash()}) == len(changes) + 1
     # Known for good: the hash goes into bundles and checkpoints.
-    assert preprocess().hash()[:16] == "7a4a042be8a46d38"
+    assert preprocess(version=1).hash()[:16] == "7a4a042be8a46d38"
+    assert preprocess().hash()[:16] == "8187615c1a8eea8c"
 
 
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"version": 2}, "version"),
+        ({"version": 3}, "version"),
+        ({"version": True}, "version"),
         ({"heigth": 3}, "nearest: height"),
         ({"height": 0}, "height"),
         ({"height": 5000}, "height"),
@@ -300,6 +348,17 @@ def test_a_wrong_file_is_refused_by_what_is_wrong(tmp_path: Path, change: dict[s
     path.write_text(json.dumps(preprocess().as_dict() | change))
     with pytest.raises(UserError, match=word):
         Preprocess.load(path)
+
+
+def test_a_file_of_version_1_loads_and_gives_its_old_pixels(tmp_path: Path) -> None:
+    saved = (
+        '{"height": 29, "width": 29, "channels": 3, "resize": "crop", "interpolation": "bilinear", '
+        '"crop_fraction": 0.9, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0], "version": 1}'
+    )
+    (tmp_path / "preprocess.json").write_text(saved)
+    loaded = Preprocess.load(tmp_path / "preprocess.json")
+    assert loaded == preprocess(29, 29, crop_fraction=0.9, version=1)
+    assert loaded.as_dict()["version"] == 1
 
 
 def test_an_incomplete_absent_or_broken_file_is_refused(tmp_path: Path) -> None:

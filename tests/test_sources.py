@@ -9,7 +9,7 @@ import pytest
 
 from convcraft.config import DataConfig
 from convcraft.data.sample import ALL
-from convcraft.data.sources import open_source
+from convcraft.data.sources import open_source, settled
 from convcraft.errors import UserError
 
 
@@ -45,7 +45,7 @@ def test_unknown_names(text: str, fix: str) -> None:
     with pytest.raises(UserError) as caught:
         open_source(DataConfig(source=text))
     assert repr(text) in caught.value.received
-    assert "digits, mnist, cifar10" in caught.value.expected
+    assert "digits, mnist, fashion-mnist, kmnist, cifar10, cifar100" in caught.value.expected
     assert fix in caught.value.fix
 
 
@@ -61,3 +61,17 @@ def test_files_and_folders_of_other_kinds(tmp_path: Path) -> None:
         open_source(DataConfig(source=str(tmp_path / "note.txt")))
     with pytest.raises(UserError, match="holds no images"):
         open_source(DataConfig(source=str(tmp_path)))
+
+
+def test_settled_paths_mean_the_same_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("photos", "sets", "mnist"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = settled(DataConfig(source="photos", data_dir="sets"))
+    assert (config.source, config.data_dir) == (str(tmp_path / "photos"), str(tmp_path / "sets"))
+    assert settled(config) == config
+    assert settled(DataConfig(source="./mnist")).source == str(tmp_path / "mnist")
+    assert settled(DataConfig(source="hub:photos")).source == f"hub:{tmp_path / 'photos'}"
+    for name in ("mnist", "MNIST", "hub:you/birds", "nowhere/photos"):  # names stay names, what is not there as typed
+        assert settled(DataConfig(source=name)).source == name
+    assert settled(DataConfig(val_fraction=0.3)) == DataConfig(val_fraction=0.3)

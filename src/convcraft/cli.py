@@ -7,6 +7,7 @@ Results go to standard output, everything else to standard error. Exit codes: 0 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -100,7 +101,7 @@ def demo(
 def train(
     data: Annotated[
         str | None,
-        typer.Argument(metavar="DATA", help="A folder, CSV, Parquet or IDX files, or: digits, mnist, cifar10."),
+        typer.Argument(metavar="DATA", help="A folder, CSV, Parquet or IDX files, hub:OWNER/NAME, or a named set."),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="A complete, measured configuration; see `convcraft recipes`.")
@@ -130,6 +131,13 @@ def train(
     ] = False,
     final: Annotated[
         bool, typer.Option("--final", help="Train on train and val together; the last weights count.")
+    ] = False,
+    lr_range: Annotated[
+        bool, typer.Option("--lr-range", help="Try learning rates in a short sweep, draw the curve; do not train.")
+    ] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Say at the end where the time went.")] = False,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Show the network's layers, parameters and multiply-adds; do not train.")
     ] = False,
     data_dir: DataDir = None,
     image_column: Annotated[str | None, typer.Option(help="CSV/Parquet: the column of paths or bytes.")] = None,
@@ -178,12 +186,20 @@ def train(
         assignments=set_ or (),
     )
     if data is None and recipe is None and config is None and not resume:
-        fix = "Name a folder, a file or one of: digits, mnist, cifar10."
+        fix = "Name a folder, a file, hub:OWNER/NAME, or a set such as digits, mnist, cifar10."
         raise UserError("no DATA", "what to train on", fix)
+    if summary:
+        _print_summary(chosen, quiet, json_)
+        return
+    if lr_range:
+        _find_learning_rate(chosen, out, resume, quiet, json_)
+        return
     if resume and out is None:
         raise UserError("--resume without --out", "the folder of the run to go on with", "Add --out RUN.")
     run = out or new_run_folder(chosen)
-    result = run_train(chosen, run, resume=resume, console=make_console(quiet))
+    result = run_train(chosen, run, resume=resume, profile=profile, console=make_console(quiet))
+    if profile:
+        _print_profile(result.summary["profile"], quiet)
     if result.report is not None:
         _print_report(result.report, f"{result.report.num_images} validation images")
     print(f"trained in   {result.train_seconds:.1f} s, whole command {result.seconds:.1f} s")
@@ -201,6 +217,7 @@ def train(
                 "seconds": result.seconds,
                 "train_seconds": result.train_seconds,
                 "weights_sha256": result.summary["weights_sha256"],
+                **({"profile": result.summary["profile"]} if profile else {}),
             }
         )
 
@@ -273,6 +290,84 @@ def predict(
 
 
 @app.command()
+def doctor(
+    data: Annotated[
+        str | None, typer.Argument(metavar="DATA", help="As for train: a folder, table, IDX files or a named set.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="The recipe whose settings are examined; as for train.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A config.yaml, such as another run's.")] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Draw what the random changes make of eight train images.")
+    ] = False,
+    preview_all: Annotated[
+        bool, typer.Option("--preview-all", help="The same, with the changes that are off as well.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="The picture; default doctor-preview.png.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Height and width in pixels, as for train.")] = None,
+    test_split: Annotated[str | None, typer.Option(help="The split of DATA that serves as test, e.g. val.")] = None,
+    data_dir: DataDir = None,
+    image_column: Annotated[str | None, typer.Option(help="CSV/Parquet: the column of paths or bytes.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="CSV/Parquet: the column of labels.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting, as for train.")] = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Examine data and settings before training: bad files, copies, leaks, imbalance, harmful random changes.
+
+    Ends with 1 where an error was found. Examples: convcraft doctor photos/
+    convcraft doctor mnist --preview
+    """
+    from convcraft.workflows.choose_config import choose_config
+    from convcraft.workflows.console import make_console
+    from convcraft.workflows.doctor import doctor as run_doctor
+
+    if data is None and recipe is None and config is None:
+        fix = "Name a folder, a file, hub:OWNER/NAME, or a set such as digits, mnist, cifar10."
+        raise UserError("no DATA", "what to examine", fix)
+    draws = preview or preview_all
+    if out is not None and not draws:
+        raise UserError("--out without --preview", "a picture to write there", "Add --preview, or leave out --out.")
+    chosen = choose_config(
+        data,
+        recipe,
+        config,
+        data_settings={
+            "data_dir": data_dir,
+            "image_column": image_column,
+            "label_column": label_column,
+            "test_split": test_split,
+        },
+        preprocess_settings={"image_size": None if image_size is None else (image_size, image_size)},
+        model_settings={},
+        optim_settings={},
+        training_settings={"seed": seed},
+        assignments=set_ or (),
+    )
+    sheet = (out or Path("doctor-preview.png")) if draws else None
+    diagnosis = run_doctor(chosen, preview=sheet, every_kind=preview_all, console=make_console(quiet))
+    for finding in diagnosis.findings:
+        print(f"{finding.severity:<8} {finding.kind:<15} {finding.message} {finding.fix}")
+    counts = ", ".join(f"{diagnosis.count(severity)} {severity}" for severity in ("error", "warning", "info"))
+    print(f"{diagnosis.data}: {counts}")
+    if sheet is not None:
+        print(f"preview      {sheet}")
+    if json_:
+        _print_json(
+            {
+                "findings": [finding.as_dict() for finding in diagnosis.findings],
+                "data": diagnosis.data,
+                "preview": None if sheet is None else str(sheet),
+                "seconds": diagnosis.seconds,
+            }
+        )
+    if diagnosis.has_error:
+        raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+@app.command()
 def report(run: RunFolder, json_: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
     """Draw a run's report again, from its log, its data and its last evaluation.
 
@@ -321,6 +416,95 @@ def bench(
     raise typer.Exit(run_benchmark(name))
 
 
+seeds_app = typer.Typer(help="The five articles' systems: as written, with what is wrong in them, and repaired.")
+app.add_typer(seeds_app, name="seeds")
+
+
+@seeds_app.command("list")
+def seeds_list(json_: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """What each article builds and claims, how many defects it has as written, and what its repair was measured at."""
+    from convcraft.workflows.seeds.show import list_lines, list_seeds
+
+    rows = list_seeds()
+    print("\n".join(list_lines(rows)))
+    if json_:
+        _print_json({"seeds": rows})
+
+
+@seeds_app.command("run")
+def seeds_run(
+    seed_id: Annotated[str, typer.Argument(metavar="ID", help="000, 001, 002, 003 or 004.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings with different seeds.")] = 3,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the train images, instead of the recipe's.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One seed, one epoch, few images: shows that it works.")
+    ] = False,
+    weights: Annotated[
+        Path | None, typer.Option(help="000 and 003: ImageNet weights (.safetensors); 004: a Keras file to judge.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where run folders, pictures and listings go.")] = Path("runs/seeds"),
+    data_dir: DataDir = None,
+    device: Device = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run an article's system: what fails as written and why, then the repaired one beside the article's claim.
+
+    What is finished in --out is not done again. Examples: convcraft seeds run 002
+    convcraft seeds run 001 --quick
+    """
+    from convcraft.workflows.console import make_console
+    from convcraft.workflows.seeds.options import RunOptions
+    from convcraft.workflows.seeds.run import examine_seed, repair_seed
+    from convcraft.workflows.seeds.show import examination_lines, repair_lines
+
+    options = RunOptions(out, seeds, epochs, quick, data_dir, weights, None if device == "auto" else device)
+    examined = examine_seed(seed_id)
+    print("\n".join(examination_lines(examined)), flush=True)
+    repair = repair_seed(seed_id, options, make_console(quiet))
+    print("\n".join(repair_lines(repair)))
+    if json_:
+        _print_json({"seed": seed_id, "as_written": examined.to_dict(), "repaired": repair.to_dict()})
+
+
+def _find_learning_rate(config: Any, out: Path | None, resume: bool, quiet: bool, as_json: bool) -> None:
+    """`train --lr-range`: the sweep, the figure and what it suggests."""
+    from convcraft.workflows.choose_config import first_free
+    from convcraft.workflows.console import make_console
+    from convcraft.workflows.lr_range import find_learning_rate
+
+    if resume:
+        raise UserError("--lr-range with --resume", "one of the two", "A range test starts no run and continues none.")
+    out = out or first_free(Path("runs", f"{Path(config.data.source).stem or 'run'}-lr-range"))
+    result = find_learning_rate(config, out, console=make_console(quiet))
+    curve = result.curve
+    print(f"minimum / 10   {curve.suggestion:.2g}  (the loss was least at {curve.minimum:.2g}; good for a peak rate)")
+    print(f"steepest fall  {curve.steepest:.2g}  (where the loss fell fastest)")
+    if not curve.fell:
+        print("The loss hardly fell at any rate, so neither figure means much.", file=sys.stderr)
+    print(f"curve          {result.figure}")
+    print(f"next           convcraft train ... --learning-rate {curve.suggestion:.1g}")
+    if as_json:
+        files = {"figure": str(result.figure), "values": str(result.values)}
+        _print_json({"lr_range": {**curve.to_dict(), **files}})
+
+
+def _print_profile(profile: dict[str, Any], quiet: bool) -> None:
+    """Where the time of a run went, on standard error."""
+    from rich.table import Table
+
+    from convcraft.training.profile import PARTS
+
+    table = Table("part", "seconds", "share", "what it is")
+    for part, percent in profile["percent"].items():
+        table.add_row(part, f"{profile['seconds'][part]:.2f}", f"{percent:.1f} %", PARTS[part])
+    table.add_row("all", f"{profile['total_seconds']:.2f}", "100.0 %", "the loop, without start and report")
+    console = Console(stderr=True, quiet=quiet)
+    console.print(table)
+    console.print(profile["hint"], highlight=False, markup=False)
+
+
 def _print_report(report: Any, measured_on: str) -> None:
     low, high = report.interval
     print(
@@ -341,6 +525,17 @@ def _print_classes(report: Any, quiet: bool) -> None:
     Console(stderr=True, quiet=quiet).print(table)
 
 
+def _print_summary(config: Any, quiet: bool, as_json: bool) -> None:
+    """`train --summary`."""
+    from convcraft.workflows.console import make_console
+    from convcraft.workflows.summary import print_summary, summarise_network
+
+    described = summarise_network(config, console=make_console(quiet))
+    print_summary(described)
+    if as_json:
+        _print_json(described.to_dict())
+
+
 def _print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value, ensure_ascii=False))
 
@@ -348,7 +543,18 @@ def _print_json(value: dict[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and leave with its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _let_waiting_threads_sleep()
     sys.exit(_run(given))
+
+
+def _let_waiting_threads_sleep() -> None:
+    """Set before torch is loaded, unless the user has set how threads wait.
+
+    torch's threads meet after every operation, and by default spin while they wait. Where another process uses one of
+    the cores, they hold up the thread they wait for, and training is many times slower (docs/training.md).
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def _run(given: list[str]) -> int:

@@ -23,10 +23,18 @@ T = TypeVar("T")
 
 RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
-OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+TRAIN_DECODERS = ("contract", "fast", "auto")
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "muon")
+MUON_SCALES = ("rms", "relative")
 SCHEDULES = ("constant", "step", "cosine", "one_cycle", "plateau")
-PRECISIONS = ("auto", "32-true", "bf16-mixed")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+COMPILE_CHOICES = ("off", "auto", "on")
+LOSSES = ("cross_entropy", "bce", "mse", "nll")
 CLASS_WEIGHTS = ("none", "balanced")
+FLIP_MODES = ("random", "alternate")
+POLICIES = ("none", "trivial_augment", "rand_augment")
+LOG_SCHEDULES = ("even", "gradual")
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 SELECTIONS = ("best", "last")
 
 
@@ -41,6 +49,11 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     _check(low <= value <= high, name, value, f"a number from {low:g} to {high:g}")
+
+
+def _check_rising(name: str, value: tuple[float, ...], low: float, high: float) -> None:
+    rising = len(value) == 2 and low <= value[0] <= value[1] <= high
+    _check(rising, name, value, f"two rising numbers in {low:g}..{high:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +74,7 @@ class DataConfig:
     final: bool = False  # train on train + val: no selection is possible, the last weights are the result
     memory_megabytes: int = 2048  # sets that decode to less stay in memory; larger ones stream
     num_workers: int = 2  # processes that decode when streaming
+    train_decoder: str = "auto"  # of streamed train images: contract; fast, with slightly other pixels; auto
 
     def __post_init__(self) -> None:
         _check(bool(self.source), "data.source", self.source, "a path or the name of a data set")
@@ -73,6 +87,7 @@ class DataConfig:
             "a whole number of at least 1",
         )
         _check_range("data.num_workers", self.num_workers, 0, 256)
+        _check_choice("data.train_decoder", self.train_decoder, TRAIN_DECODERS)
         _check_range("data.memory_megabytes", self.memory_megabytes, 0, 1 << 24)
 
 
@@ -127,22 +142,38 @@ class AugmentConfig:
     contrast: float = 0.0  # multiplies the distance from the image's mean by 1 ± this
     erasing_probability: float = 0.0  # share of images of which a rectangle is blanked (Zhong et al. 2017)
     mixup_alpha: float = 0.0  # Beta(alpha, alpha) mixing of image pairs and labels (Zhang et al. 2018); 0 is off
+    flip_mode: str = "random"  # alternate: mirrored every other epoch, the first time by chance (Jordan 2024)
+    shear_degrees: float = 0.0  # leans by up to so much to either side
+    crop_area_range: tuple[float, float] = (1.0, 1.0)  # share of the area that a window keeps (Szegedy et al. 2015)
+    crop_aspect_range: tuple[float, float] = (0.75, 1.3333)  # width / height of that window, in pixels
+    saturation: float = 0.0  # multiplies the distance from grey by 1 ± this
+    hue: float = 0.0  # turns the colour circle by up to this share of a full turn either way
+    noise_std: float = 0.0  # standard deviation of Gaussian noise, of pixels in 0..1
+    policy: str = "none"  # one or more of 14 operations per image, drawn anew each time
+    policy_operations: int = 2  # rand_augment: operations per image, one after the other
+    policy_strength: int = 9  # rand_augment: strength of each, 0..30
+    cutmix_alpha: float = 0.0  # Beta(alpha, alpha) share that stays of an image (Yun et al. 2019); 0 is off
 
     def __post_init__(self) -> None:
         _check_range("augment.crop_padding_pixels", self.crop_padding_pixels, 0, 512)
         _check_range("augment.shift_fraction", self.shift_fraction, 0.0, 1.0)
         _check_range("augment.rotation_degrees", self.rotation_degrees, 0.0, 180.0)
-        low_high = self.scale_range
-        _check(
-            len(low_high) == 2 and 0.1 <= low_high[0] <= low_high[1] <= 10.0,
-            "augment.scale_range",
-            low_high,
-            "two rising numbers in 0.1..10",
-        )
+        _check_rising("augment.scale_range", self.scale_range, 0.1, 10.0)
         _check_range("augment.brightness", self.brightness, 0.0, 1.0)
         _check_range("augment.contrast", self.contrast, 0.0, 1.0)
         _check_range("augment.erasing_probability", self.erasing_probability, 0.0, 1.0)
         _check_range("augment.mixup_alpha", self.mixup_alpha, 0.0, 10.0)
+        _check_choice("augment.flip_mode", self.flip_mode, FLIP_MODES)
+        _check_range("augment.shear_degrees", self.shear_degrees, 0.0, 60.0)
+        _check_rising("augment.crop_area_range", self.crop_area_range, 0.01, 1.0)
+        _check_rising("augment.crop_aspect_range", self.crop_aspect_range, 0.1, 10.0)
+        _check_range("augment.saturation", self.saturation, 0.0, 1.0)
+        _check_range("augment.hue", self.hue, 0.0, 0.5)
+        _check_range("augment.noise_std", self.noise_std, 0.0, 1.0)
+        _check_choice("augment.policy", self.policy, POLICIES)
+        _check_range("augment.policy_operations", self.policy_operations, 1, 8)
+        _check_range("augment.policy_strength", self.policy_strength, 0, 30)
+        _check_range("augment.cutmix_alpha", self.cutmix_alpha, 0.0, 10.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +183,7 @@ class ModelConfig:
     name: str = "lenet5"  # one of ours (`convcraft.models.build.OWN_MODELS`) or any timm name
     dropout: float = 0.0
     weights: str | None = None  # a .safetensors file with starting weights
+    freeze: tuple[str, ...] = ()  # modules that training leaves as they are, e.g. [conv1, layer1]
     args: dict[str, Any] = field(default_factory=dict)  # further arguments of a timm model, e.g. pad_type: same
 
     def __post_init__(self) -> None:
@@ -166,14 +198,25 @@ class OptimConfig:
     name: str = "adamw"
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
-    momentum: float = 0.9  # SGD and RMSprop
-    nesterov: bool = True  # SGD
+    momentum: float = 0.9  # SGD, RMSprop and Muon
+    nesterov: bool = True  # SGD and Muon
     betas: tuple[float, float] = (0.9, 0.999)  # Adam and AdamW
     epsilon: float = 1e-8
+    muon_scale: str = "rms"  # Muon's updates: as large as AdamW's, or relative to weights that keep their length
+    other: str = "adamw"  # Muon: what moves all but the hidden layers, adamw or sgd
+    other_learning_rate: float | None = None  # its rate; None: optim.learning_rate. The schedule moves both
 
     def __post_init__(self) -> None:
         _check_choice("optim.name", self.name, OPTIMIZERS)
+        _check_choice("optim.muon_scale", self.muon_scale, MUON_SCALES)
+        _check_choice("optim.other", self.other, ("adamw", "sgd"))
         _check(self.learning_rate > 0, "optim.learning_rate", self.learning_rate, "a number above 0")
+        _check(
+            self.other_learning_rate is None or self.other_learning_rate > 0,
+            "optim.other_learning_rate",
+            self.other_learning_rate,
+            "a number above 0",
+        )
         _check(self.epsilon > 0, "optim.epsilon", self.epsilon, "a number above 0")
         _check(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "a number of at least 0")
         _check(0 <= self.momentum < 1, "optim.momentum", self.momentum, "a number in 0..1, 1 excluded")
@@ -184,7 +227,11 @@ class OptimConfig:
             "two numbers in 0..1, 1 excluded",
         )
         _check(
-            not (self.name == "sgd" and self.nesterov and self.momentum == 0),
+            not (
+                (self.name == "sgd" or (self.name, self.other) == ("muon", "sgd"))
+                and self.nesterov
+                and self.momentum == 0
+            ),
             "optim.nesterov",
             self.nesterov,
             "false where optim.momentum is 0",
@@ -227,8 +274,10 @@ class TrainingConfig:
     epochs: int = 10  # 0 keeps the starting weights: to evaluate a pretrained network as it is
     batch_size: int = 128  # images per forward pass; the optimiser sees batch_size * accumulation_steps
     accumulation_steps: int = 1
-    precision: str = "auto"  # bf16-mixed where the hardware computes in it, else 32-true
+    precision: str = "auto"  # bf16-mixed where the hardware computes in it, else 32-true; 16-mixed on CUDA alone
+    compile: str = "off"  # torch.compile for the training passes; auto: in runs on CUDA long enough to earn it back
     channels_last: bool = True
+    loss: str = "cross_entropy"  # from logits; bce: one sigmoid per class; mse: logits against 0 and 1; nll: the first
     label_smoothing: float = 0.0
     class_weights: str = "none"  # balanced: inverse class frequency, mean 1 over the train images
     gradient_clip_norm: float | None = None
@@ -238,6 +287,8 @@ class TrainingConfig:
     checkpoint_seconds: float = 60.0  # loss of work is at most this
     keep_checkpoints: int = 3
     log_every_steps: int = 10
+    log_schedule: str = "even"  # gradual: every step at first, then ever rarer, up to log_every_steps
+    trackers: tuple[str, ...] = ("tensorboard",)  # beside metrics.jsonl; none, one or more
     eval_batch_size: int = 512
     seed: int = 0
     device: str = "auto"
@@ -248,7 +299,14 @@ class TrainingConfig:
             _check(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "a whole number of at least 1")
         _check(self.eval_batch_size >= 1, "training.eval_batch_size", self.eval_batch_size, "at least 1")
         _check_choice("training.precision", self.precision, PRECISIONS)
+        _check_choice("training.compile", self.compile, COMPILE_CHOICES)
+        _check_choice("training.loss", self.loss, LOSSES)
         _check_choice("training.class_weights", self.class_weights, CLASS_WEIGHTS)
+        _check_choice("training.log_schedule", self.log_schedule, LOG_SCHEDULES)
+        for tracker in self.trackers:
+            _check_choice("training.trackers", tracker, TRACKERS)
+        once = len(set(self.trackers)) == len(self.trackers)
+        _check(once, "training.trackers", self.trackers, "a list in which each tracker stands once")
         _check_choice("training.select", self.select, SELECTIONS)
         _check_range("training.label_smoothing", self.label_smoothing, 0.0, 0.9)
         _check(
@@ -376,5 +434,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as text; what is no number fails below
             return float(value)
+    if hint is str and isinstance(value, bool):
+        return "on" if value else "off"  # YAML 1.1 reads these two words as truth values
     _check(type(value) is hint, where, value, f"a value of type {hint.__name__}")
     return value

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convcraft.data import copies
-from convcraft.data.named import user_cache_dir
 from convcraft.data.sample import Progress
 from convcraft.data.scan import Scan
+from convcraft.data.user_cache import user_cache_dir
 
 WORTH_REMEMBERING = 5_000  # images; fewer are compared in under a second
 

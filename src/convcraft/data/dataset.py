@@ -7,7 +7,7 @@ Training gets train and validation from `prepare_training_data`. The test images
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,18 @@ from numpy.typing import NDArray
 from convcraft.config import DataConfig, PreprocessConfig
 from convcraft.data.copies import leak_findings, leaked_train_indices
 from convcraft.data.copies_cache import remembered_copy_groups
+from convcraft.data.fast_decode import choose_decoder
+from convcraft.data.folder_index import remembered_scan
 from convcraft.data.image_set import ImageSet
 from convcraft.data.preprocess import Preprocess, measure_mean_std, resolve
 from convcraft.data.sample import ALL, Finding, Progress, Sample, Source
-from convcraft.data.scan import Scan, findings, refuse_if_too_bad, scan_images
+from convcraft.data.scan import Scan, findings, refuse_if_too_bad
 from convcraft.data.sources import open_source
 from convcraft.data.splits import Splits, all_samples, brought_indices, make_splits
 from convcraft.errors import UserError
 
 STATISTICS_IMAGES = 5_000  # mean and std of streamed sets are measured on so many train images
+FILES_NAMED = 20  # of the images that training saw
 Indices = NDArray[np.int64]
 
 
@@ -33,7 +36,9 @@ class TrainingData:
     """What training may see, and what it should record about where that came from.
 
     val: None where the run is final (all labelled images train, nothing is selected).
-    description: plain values for the run's data.json: name, sizes, class counts, hashes of the splits.
+    description: plain values for the run's data.json: name, sizes, class counts, hashes of the splits, and
+        which decoder training uses (`choose_decoder`).
+    seen: uint64, sorted: fingerprints of the train and validation images, so that they are known again.
     """
 
     name: str
@@ -43,6 +48,7 @@ class TrainingData:
     val: ImageSet | None
     description: dict[str, Any]
     findings: tuple[Finding, ...]
+    seen: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,9 @@ def prepare_training_data(
     if wanted.mean is None:
         preprocess = preprocess.with_statistics(*measure_mean_std(_pixels_to_measure(train)))
         train = ImageSet(train.samples, train.targets, preprocess, train.pixels)
+    facts = [scan.facts[index] for index in splits.train]
+    decoder = choose_decoder(config.train_decoder, facts, preprocess, streams=train.pixels is None)
+    train = replace(train, train_decoder=decoder)
     val = None
     if len(splits.val):
         val = ImageSet.build([samples[index] for index in splits.val], preprocess, memory_bytes, progress)
@@ -84,8 +93,9 @@ def prepare_training_data(
         preprocess=preprocess,
         train=train,
         val=val,
-        description=_describe(checked),
+        description={**_describe(checked), "train_decoder": decoder},
         findings=checked.findings,
+        seen=np.unique(_fingerprints(scan, seen)),
     )
 
 
@@ -96,10 +106,7 @@ def open_test_data(
     expected_sha256: str | None = None,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """The test images, with targets as indices into the run's own class table.
-
-    Of other data than the run's own (expected_sha256 is None) nothing is split off: it is judged on the part that
-    config.test_split names, else on "test", else on its only part.
+    """The test images that training set aside, or without a hash other data: with targets by the run's class table.
 
     Args:
         classes: the run's; classes are matched by name, never by position.
@@ -108,34 +115,89 @@ def open_test_data(
     Raises:
         UserError: a class that the run does not know, or other test images than training set aside.
     """
+    if expected_sha256 is None:
+        return open_other_data(config, classes, preprocess, progress=progress)[0]
     source = open_source(config, progress=progress)
     samples: Sequence[Sample] = all_samples(source)
-    if expected_sha256 is None:
-        part = _part_to_judge_on(source, config.test_split)
-        samples, scan, chosen = _scan_part(samples, part, progress)
-        refuse_if_too_bad(scan, samples, allow_bad=config.allow_bad)
-    elif "test" in brought_indices(source) and config.test_split is None:
-        samples, scan, chosen = _scan_part(samples, brought_indices(source)["test"], progress)
+    brought = brought_indices(source)
+    if "test" in brought and config.test_split is None:
+        samples, scan, chosen = _scan_part(samples, brought["test"], config.source, progress)
     else:
         checked = _check(config, progress)
         samples, scan, chosen = checked.samples, checked.scan, checked.splits.test
-    if expected_sha256 is not None and scan.data_hash(samples, chosen) != expected_sha256:
+    if scan.data_hash(samples, chosen) != expected_sha256:
         raise UserError(
             f"the test images of {source.name} are not those that were set aside when this run was trained",
             "the same images and labels",
             "Bring the data back as it was, or evaluate on other data by naming it.",
         )
-    if not len(chosen):
+    return _image_set(source, [samples[index] for index in chosen], classes, preprocess, config, progress)
+
+
+def open_other_data(
+    config: DataConfig,
+    classes: tuple[str, ...],
+    preprocess: Preprocess,
+    seen: NDArray[np.uint64] | None = None,
+    progress: Progress | None = None,
+) -> tuple[ImageSet, tuple[Finding, ...]]:
+    """Other data than the run's own, and what should be known of it.
+
+    Nothing is split off: it is judged on the part that config.test_split names, else on "test", else on its only part.
+
+    Args:
+        seen: fingerprints of the images that the run was trained and validated on (`TrainingData.seen`).
+
+    Raises:
+        UserError: a class that the run does not know, too many bad images, or no part to judge on.
+    """
+    source = open_source(config, progress=progress)
+    part = _part_to_judge_on(source, config.test_split)
+    samples, scan, chosen = _scan_part(all_samples(source), part, config.source, progress)
+    refuse_if_too_bad(scan, samples, allow_bad=config.allow_bad)
+    found: tuple[Finding, ...] = ()
+    if seen is not None:
+        found = _seen_before([samples[index] for index in chosen], np.isin(_fingerprints(scan, chosen), seen))
+    return _image_set(source, [samples[index] for index in chosen], classes, preprocess, config, progress), found
+
+
+def _image_set(
+    source: Source,
+    chosen: Sequence[Sample],
+    classes: tuple[str, ...],
+    preprocess: Preprocess,
+    config: DataConfig,
+    progress: Progress | None,
+) -> ImageSet:
+    if not chosen:
         raise UserError(f"{source.name} has no test images", "a test part", "Name labelled data to evaluate on.")
-    renumbered = _renumber([samples[index] for index in chosen], source.classes, classes)
+    renumbered = _renumber(chosen, source.classes, classes)
     return ImageSet.build(renumbered, preprocess, config.memory_megabytes << 20, progress)
+
+
+def _fingerprints(scan: Scan, part: Indices) -> NDArray[np.uint64]:
+    """The first 64 bits of the digest of each image's pixels: uint64 [P]. Among a million images, two different ones
+    share them with a chance of one in 30 million."""
+    return np.array([int(scan.digests[index][:16], 16) for index in part], np.uint64)
+
+
+def _seen_before(samples: Sequence[Sample], seen: NDArray[np.bool_]) -> tuple[Finding, ...]:
+    """A warning where images to be judged on are, pixel for pixel, among those of the training."""
+    if not seen.any():
+        return ()
+    files = tuple(samples[index].source for index in np.flatnonzero(seen)[:FILES_NAMED])
+    message = (
+        f"{int(seen.sum()):,} of {len(samples):,} images are, pixel for pixel, images that the run was trained or "
+        f"validated on, such as {files[0]}: the figures say too much."
+    )
+    return (Finding("leak", "warning", files, message, "Judge the run on images that it has not seen."),)
 
 
 def _check(config: DataConfig, progress: Progress | None) -> _Checked:
     """Look at every image once, find copies, and split so that none straddles a border that we draw."""
     source = open_source(config, progress=progress)
     samples = all_samples(source)
-    scan = scan_images(samples, progress=progress)
+    scan = remembered_scan(samples, config.source, progress=progress)
     refuse_if_too_bad(scan, samples, allow_bad=config.allow_bad)
     groups = remembered_copy_groups(scan, progress)
     splits = make_splits(source, config, groups, usable=scan.usable)
@@ -148,7 +210,7 @@ def _check(config: DataConfig, progress: Progress | None) -> _Checked:
         message = f"{len(leaked)} train images that have copies in val or test were left out (--drop-leaks)."
         files = tuple(file for leak in leaks for file in leak.files)
         leaks = (Finding("leak", "info", files, message, "Nothing to do."),)
-    found = (*source.findings, *findings(scan, samples), *splits.findings, *leaks)
+    found = (*source.findings, *scan.notes, *findings(scan, samples), *splits.findings, *leaks)
     return _Checked(source, samples, scan, splits, found)
 
 
@@ -166,11 +228,11 @@ def _part_to_judge_on(source: Source, asked: str | None) -> Indices:
 
 
 def _scan_part(
-    samples: Sequence[Sample], part: Indices, progress: Progress | None
+    samples: Sequence[Sample], part: Indices, place: str, progress: Progress | None
 ) -> tuple[Sequence[Sample], Scan, Indices]:
     """Scan only some samples: these, their scan, and the indices of the usable ones among them."""
     chosen = [samples[index] for index in part]
-    scan = scan_images(chosen, progress=progress)
+    scan = remembered_scan(chosen, place, complete=len(part) == len(samples), progress=progress)
     return chosen, scan, np.flatnonzero(scan.usable)
 
 
@@ -193,7 +255,7 @@ def _renumber(samples: Sequence[Sample], own: tuple[str, ...], wanted: tuple[str
             "Rename the class folders or labels, or leave those images out.",
         )
     index = {name: position for position, name in enumerate(wanted)}
-    return [Sample(sample.image, index[own[sample.target]], sample.source) for sample in samples]
+    return [sample.with_target(index[own[sample.target]]) for sample in samples]
 
 
 def _describe(checked: _Checked) -> dict[str, Any]:

@@ -120,18 +120,25 @@ def read_labelled_images(images_path: Path, labels_path: Path) -> tuple[NDArray[
     return images, labels
 
 
-def read_idx_folder(folder: Path, *, name: str | None = None, class_names: Mapping[int, str] | None = None) -> Source:
+def read_idx_folder(
+    folder: Path,
+    *,
+    name: str | None = None,
+    class_names: Mapping[int, str] | None = None,
+    files: Mapping[str, Mapping[str, Path]] | None = None,
+) -> Source:
     """Read a folder of IDX files named as those of MNIST.
 
     Args:
         folder: holds {train,t10k}-{images,labels}-idx?-ubyte, each with or without .gz.
         name: of the source; the folder's by default.
         class_names: of the labels; the label itself by default.
+        files: as `find_idx_files` gives them, where the caller has chosen; else those of the folder.
 
     Raises:
         UserError: a file is missing or damaged.
     """
-    files = find_idx_files(folder)
+    files = find_idx_files(folder) if files is None else files
     if not files:
         raise UserError(f"{folder} holds no IDX files", "train-images-idx3-ubyte and its like", "Check the path.")
     arrays = {}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from convcraft.errors import UserError
 
 DECODE_CHUNK = 256  # images per piece of work: long enough to hide the thread's cost, short enough for a live bar
 
+PixelReader = Callable[[Path | bytes | NDArray[np.uint8]], NDArray[np.uint8]]
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -23,12 +26,14 @@ class ImageSet:
 
     targets: int64 [N].
     pixels: uint8 [N, H, W, C] in memory, or None where the set streams from `samples`.
+    train_decoder: "contract", or "fast" where training reads streamed pictures by `fast_decode`.
     """
 
     samples: Sequence[Sample]
     targets: NDArray[np.int64]
     preprocess: Preprocess
     pixels: NDArray[np.uint8] | None
+    train_decoder: str = "contract"
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -45,7 +50,22 @@ class ImageSet:
         """
         if self.pixels is not None:
             return self.pixels[ids]
-        return np.stack([contract_pixels(self.samples[index], self.preprocess) for index in ids])
+        return self._read(ids, self.preprocess.pixels)
+
+    def train_pixels_of(self, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """As `pixels_of`, for training alone: by the decoder that was chosen for it."""
+        if self.pixels is not None or self.train_decoder == "contract":
+            return self.pixels_of(ids)
+        from convcraft.data.fast_decode import fast_pixels
+
+        return self._read(ids, lambda image: fast_pixels(image, self.preprocess))
+
+    def _read(self, ids: NDArray[np.int64], read: PixelReader) -> NDArray[np.uint8]:
+        shape = (self.preprocess.height, self.preprocess.width, self.preprocess.channels)
+        pixels = np.empty((len(ids), *shape), np.uint8)
+        for position, index in enumerate(ids):
+            pixels[position] = read_pixels(self.samples[index], read)
+        return pixels
 
     @classmethod
     def build(
@@ -63,10 +83,10 @@ class ImageSet:
         return cls(samples, targets, preprocess, _decode_all(samples, preprocess, shape, progress))
 
 
-def contract_pixels(sample: Sample, preprocess: Preprocess) -> NDArray[np.uint8]:
+def read_pixels(sample: Sample, read: PixelReader) -> NDArray[np.uint8]:
     """uint8 [H, W, C] of one sample; a bad image is named."""
     try:
-        return preprocess.pixels(sample.image)
+        return read(sample.image)
     except BadImage as error:
         fix = "Restore the file, or remove it and start a new run."
         raise UserError(f"{sample.source}: {error}", "an image that can be decoded", fix) from error
@@ -80,7 +100,7 @@ def _decode_all(
     def decode(start: int) -> int:
         stop = min(start + DECODE_CHUNK, len(samples))
         for index in range(start, stop):
-            pixels[index] = contract_pixels(samples[index], preprocess)
+            pixels[index] = read_pixels(samples[index], preprocess.pixels)
         return stop - start
 
     done = 0

@@ -17,7 +17,17 @@ from PIL import Image, TiffImagePlugin, WebPImagePlugin
 
 from convcraft.data.containers import DEFAULT_LIMITS, BadImage, ImageLimits, check_container, sniff_format
 
-__all__ = ["DEFAULT_LIMITS", "BadImage", "Decoded", "ImageLimits", "decode", "decode_image", "upright_grey_or_rgb"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "BadImage",
+    "Decoded",
+    "ImageLimits",
+    "decode",
+    "decode_image",
+    "opened",
+    "orientation_of",
+    "upright_grey_or_rgb",
+]
 
 # Importing these registers their readers. Pillow would otherwise import all its plugins at the first TIFF or WebP.
 _REGISTERED = (TiffImagePlugin, WebPImagePlugin)
@@ -72,7 +82,7 @@ def decode(image: Path | bytes | NDArray[np.uint8], limits: ImageLimits = DEFAUL
     if isinstance(image, np.ndarray):
         return Decoded(_from_array(image, limits), "array", False)
     try:
-        with _opened(image, limits) as (stream, size_bytes):
+        with opened(image, limits) as (stream, size_bytes):
             image_format = sniff_format(stream.read(512))
             has_more_frames = check_container(stream, size_bytes, image_format, limits)
             stream.seek(0)
@@ -92,8 +102,8 @@ def _from_array(pixels: NDArray[np.uint8], limits: ImageLimits) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _opened(image: Path | bytes, limits: ImageLimits) -> Iterator[tuple[BinaryIO, int]]:
-    """A seekable stream and its length in bytes."""
+def opened(image: Path | bytes, limits: ImageLimits) -> Iterator[tuple[BinaryIO, int]]:
+    """A seekable stream and its length in bytes; BadImage where there is no regular file of an allowed length."""
     if isinstance(image, bytes):
         _check_file_size(len(image), limits)
         yield io.BytesIO(image), len(image)
@@ -149,10 +159,10 @@ def _check_regular(mode: int) -> None:
 
 def _pillow_pixels(stream: BinaryIO, image_format: str, limits: ImageLimits) -> Image.Image:
     try:
-        with Image.open(stream, formats=(image_format,)) as opened:
-            limits.check_size(*opened.size)
-            opened.load()
-            return upright_grey_or_rgb(opened)
+        with Image.open(stream, formats=(image_format,)) as picture:
+            limits.check_size(*picture.size)
+            picture.load()
+            return upright_grey_or_rgb(picture)
     except BadImage:
         raise
     except Image.DecompressionBombError:
@@ -174,14 +184,15 @@ def _words(error: Exception) -> str:
 
 def upright_grey_or_rgb(image: Image.Image) -> Image.Image:
     """The same picture, upright, in mode "L" or "RGB" (see `decode_image` for what happens to other modes)."""
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     pixels = _grey_or_rgb(image)
     if orientation in _UPRIGHT:
         pixels = pixels.transpose(_UPRIGHT[orientation])
     return pixels
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """EXIF orientation 1..8 (or what stands there instead); 1 where there is none."""
     # A TIFF was turned by Pillow when it was loaded, which also took its tag away.
     if not any(key in image.info for key in _EXIF_KEYS):
         return 1
@@ -198,7 +209,7 @@ def _grey_or_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         return _on_white(image)
     if mode in ("L", "RGB"):
-        return image.copy()
+        return image
     if mode == "1":
         return image.convert("L")
     if mode == "P":

@@ -86,7 +86,7 @@ class _TrainPasses(Dataset["Batch | UserError"]):
     def __getitem__(self, number: int) -> Batch | UserError:
         ids = self.passes[number]
         try:
-            pixels = torch.from_numpy(self.images.pixels_of(ids))
+            pixels = torch.from_numpy(self.images.train_pixels_of(ids))
         except UserError as error:
             return error
         targets = torch.from_numpy(self.images.targets[ids])

@@ -23,13 +23,16 @@ def natural_key(name: str) -> tuple[Any, ...]:
     >>> sorted(["10", "2", "b", "A", "1"], key=natural_key)
     ['1', '2', '10', 'A', 'b']
     """
-    folded = unicodedata.normalize("NFC", name).casefold()
+    folded = name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
     pieces = _DIGITS.split(folded)  # text, digits, text, digits ...: like compares with like at every position
     return (tuple(_number(piece) if index % 2 else piece for index, piece in enumerate(pieces)), name)
 
 
 def _number(digits: str) -> tuple[int, str]:
     """(length, digits) orders like the number itself, for digits of any script and of any length."""
+    if digits.isascii():  # nearly always, and this runs for every file of a folder
+        decimal = digits.lstrip("0")
+        return (len(decimal), decimal)
     decimal = "".join(str(unicodedata.decimal(digit)) for digit in digits).lstrip("0")
     return (len(decimal), decimal)
 

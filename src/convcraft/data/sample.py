@@ -29,6 +29,44 @@ class Sample:
     target: int
     source: str
 
+    def with_target(self, target: int) -> Sample:
+        """The same image under another class number."""
+        return Sample(self.image, target, self.source)
+
+
+class StoredSample(Sample):
+    """A sample whose encoded image stays in its file until it is asked for, each time anew.
+
+    For sets that are larger than memory and whose images are no files of their own (Hub data sets in Arrow files).
+    """
+
+    __slots__ = ("identity", "row", "stored")
+
+    stored: Sequence[bytes]
+    row: int
+    identity: bytes
+
+    def __init__(self, stored: Sequence[bytes], row: int, target: int, source: str, identity: bytes = b"") -> None:
+        """
+        Args:
+            stored: gives the encoded bytes of a row.
+            row: which of them this is.
+            identity: changes when the stored image does; b"" where only its bytes can tell.
+        """
+        values = {"stored": stored, "row": row, "target": target, "source": source, "identity": identity}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def image(self) -> bytes:  # computed where other samples store it
+        return self.stored[self.row]
+
+    def with_target(self, target: int) -> StoredSample:
+        return StoredSample(self.stored, self.row, target, self.source, self.identity)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoredSample, (self.stored, self.row, self.target, self.source, self.identity)
+
 
 @dataclass(frozen=True)
 class Finding:

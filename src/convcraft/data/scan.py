@@ -17,6 +17,7 @@ from PIL import Image
 
 from convcraft.data.images import BadImage, decode
 from convcraft.data.sample import Finding, Progress, Sample
+from convcraft.data.scan_arrays import pixel_digests, runs_of_one_shape, stacked, thumbnails_of
 from convcraft.errors import UserError
 
 THUMBNAIL_SIDE_PIXELS = 32
@@ -65,12 +66,14 @@ class Scan:
     usable: bool [N].
     thumbnails: uint8 [N, 32, 32, 3]; each pixel the mean of its box; zeros where the image cannot be used.
     digests: SHA-256 of mode, size and pixels; equal for equal pictures however they were stored; "" where unusable.
+    notes: what happened while scanning that a person should know.
     """
 
     facts: tuple[ImageFacts, ...]
     usable: NDArray[np.bool_]
     thumbnails: NDArray[np.uint8]
     digests: tuple[str, ...]
+    notes: tuple[Finding, ...] = ()
 
     @property
     def sizes(self) -> Counter[tuple[int, int]]:
@@ -115,7 +118,13 @@ def scan_images(samples: Sequence[Sample], *, progress: Progress | None = None, 
 
     def look_at_some(start: int) -> list[_Look]:
         stop = min(start + _SAMPLES_PER_TASK, number)
-        return [_look(samples[index], thumbnails[index]) for index in range(start, stop)]
+        looks: list[_Look] = []
+        for first, end in runs_of_one_shape(samples, start, stop):
+            if end - first == 1:
+                looks.append(_look(samples[first], thumbnails[first]))
+            else:
+                looks += _look_at_arrays(samples[first:end], thumbnails[first:end])
+        return looks
 
     # What Pillow would warn of (odd EXIF, odd palettes) is a finding or harmless, and would be printed once per file.
     with warnings.catch_warnings():
@@ -163,6 +172,16 @@ def _look(sample: Sample, thumbnail: NDArray[np.uint8]) -> _Look:
         has_more_frames=decoded.has_more_frames,
     )
     return _Look(facts, _pixel_digest(picture, sample.image))
+
+
+def _look_at_arrays(samples: Sequence[Sample], thumbnails: NDArray[np.uint8]) -> list[_Look]:
+    """Looks at samples that hold arrays of one shape and writes to thumbnails: uint8 [N, 32, 32, 3]."""
+    first = _look(samples[0], thumbnails[0])
+    if first.facts.problem is not None:  # wrong shape or size: so have all of them
+        return [first] * len(samples)
+    stack = stacked(samples)
+    thumbnails[...] = thumbnails_of(stack, THUMBNAIL_SIDE_PIXELS)
+    return [_Look(first.facts, digest) for digest in pixel_digests(stack)]
 
 
 def _thumbnail(picture: Image.Image) -> NDArray[np.uint8]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
 from convcraft.config import DataConfig
 from convcraft.data.folder import read_folder
+from convcraft.data.hub import PREFIX, is_saved_dataset, open_hub
 from convcraft.data.idx import find_idx_files, read_idx_folder
 from convcraft.data.named import NAMED_SETS, open_named
 from convcraft.data.sample import Progress, Source
@@ -18,7 +20,8 @@ def open_source(config: DataConfig, *, progress: Progress | None = None) -> Sour
     """The labelled images that `config.source` means, not yet decoded.
 
     The name of a named set comes before a folder of the same name in the working folder: write ./mnist for that.
-    A folder is read as tables named train, val, test where it holds such, else as IDX files, else as class folders.
+    hub:OWNER/NAME is a data set of the Hugging Face Hub. A folder is read as what `datasets` saved, or as tables named
+    train, val, test, or as IDX files, or else as class folders: the first of these that it holds.
 
     Raises:
         UserError: neither a path nor a known name, or what is there cannot be read.
@@ -26,6 +29,8 @@ def open_source(config: DataConfig, *, progress: Progress | None = None) -> Sour
     named = NAMED_SETS.get(config.source.casefold())
     if named is not None:
         return open_named(named, config, progress)
+    if config.source.startswith(PREFIX):
+        return open_hub(config.source, config, progress)
     path = Path(config.source).expanduser()
     if path.is_dir():
         return _open_folder(path, config, progress)
@@ -41,11 +46,33 @@ def open_source(config: DataConfig, *, progress: Progress | None = None) -> Sour
 
 
 def _open_folder(path: Path, config: DataConfig, progress: Progress | None) -> Source:
+    if is_saved_dataset(path):
+        return open_hub(f"{PREFIX}{path}", config, progress)
     if tables := find_tables(path):
         return read_tables(tables, path.resolve().name, config, progress)
     if find_idx_files(path):
         return read_idx_folder(path)
     return read_folder(path, progress)
+
+
+def settled(config: DataConfig) -> DataConfig:
+    """The same settings with whole paths, so that they mean the same data from any working folder.
+
+    Names of sets, Hub addresses, and what is not there (its message shall show what was typed) stay as they are.
+    """
+    source = config.source
+    if source.casefold() not in NAMED_SETS:
+        prefix = PREFIX if source.startswith(PREFIX) else ""
+        rest = source.removeprefix(prefix)
+        source = prefix + _whole(rest) if rest else source
+    data_dir = None if config.data_dir is None else _whole(config.data_dir)
+    return replace(config, source=source, data_dir=data_dir)
+
+
+def _whole(path: str) -> str:
+    """An absolute path, links left as they are; text that is no existing path unchanged."""
+    place = Path(path).expanduser()
+    return str(place.absolute()) if place.exists() else path
 
 
 def _unknown(text: str) -> UserError:
@@ -56,4 +83,4 @@ def _unknown(text: str) -> UserError:
         siblings = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
         near = [str(Path(text).parent / name) for name in difflib.get_close_matches(Path(text).name, siblings, n=1)]
     fix = f"Did you mean {near[0]}?" if near else "Check the path."
-    return UserError(f"no file, folder or data set {text!r}", f"a path, or one of {names}", fix)
+    return UserError(f"no file, folder or data set {text!r}", f"a path, hub:OWNER/NAME, or one of {names}", fix)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,21 +12,45 @@ from torch import Tensor, nn
 
 from convcraft.config import ModelConfig
 from convcraft.errors import UserError
+from convcraft.models.alexnet import AlexNet
+from convcraft.models.keras_cnn import KerasCNN
 from convcraft.models.lenet import LeNet5
 from convcraft.models.network import Network, too_small
+from convcraft.models.resnet import plain18, plain34, resnet18, resnet34, resnet50, resnet101
+from convcraft.models.resnet9 import ResNet9
 from convcraft.models.resnet_cifar import resnet20_cifar, resnet32_cifar, resnet44_cifar, resnet56_cifar
 from convcraft.models.seed_cnn import SeedCNN
+from convcraft.models.vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 from convcraft.models.vgg_small import VGGSmall
 
 OWN_MODELS: dict[str, Callable[..., Network]] = {
     "lenet5": LeNet5,
     "seed_cnn": SeedCNN,
+    "keras_cnn": KerasCNN,
     "vgg_small": VGGSmall,
     "resnet20_cifar": resnet20_cifar,
     "resnet32_cifar": resnet32_cifar,
     "resnet44_cifar": resnet44_cifar,
     "resnet56_cifar": resnet56_cifar,
+    "resnet9": ResNet9,
+    "alexnet": AlexNet,
+    "vgg11": vgg11,
+    "vgg13": vgg13,
+    "vgg16": vgg16,
+    "vgg19": vgg19,
+    "vgg11_bn": vgg11_bn,
+    "vgg13_bn": vgg13_bn,
+    "vgg16_bn": vgg16_bn,
+    "vgg19_bn": vgg19_bn,
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+    "resnet101": resnet101,
+    "plain18": plain18,
+    "plain34": plain34,
 }
+
+TIMM_PREFIX = "timm/"  # asks for timm's network where ours has the same name: timm/resnet18
 
 # Arguments of timm.create_model that settings may not carry: build_model sets them itself, or they would fetch weights,
 # unpickle a file (checkpoint_path) or change what the network returns.
@@ -75,7 +98,7 @@ def build_model(config: ModelConfig, *, num_classes: int, in_channels: int, imag
 
 def _build_own(config: ModelConfig, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> Network:
     constructor = OWN_MODELS[config.name]
-    settings = {} if not isinstance(constructor, type) else inspect.signature(constructor).parameters
+    settings = inspect.signature(constructor).parameters
     own = [name for name, parameter in settings.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
     for name in config.args:
         if name not in own:
@@ -86,24 +109,23 @@ def _build_own(config: ModelConfig, num_classes: int, in_channels: int, image_si
 def _build_timm(config: ModelConfig, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> nn.Module:
     import timm  # takes seconds: only for those who ask for its networks
 
-    if not timm.is_model(config.name):  # also keeps out hf-hub: and local-dir: names, which would reach for files
-        raise _unknown_name(config.name, timm.list_models())
-    for name in config.args:
-        if name in CLOSED_ARGUMENTS or name.startswith("pretrained"):
-            raise _unknown_argument(config.name, name, "arguments of the network's own constructor")
+    name = config.name.removeprefix(TIMM_PREFIX)
+    if not timm.is_model(name):  # also keeps out hf-hub: and local-dir: names, which would reach for files
+        raise _unknown_name(name, timm.list_models())
+    for argument in config.args:
+        if argument in CLOSED_ARGUMENTS or argument.startswith("pretrained"):
+            raise _unknown_argument(config.name, argument, "arguments of the network's own constructor")
     arguments: dict[str, Any] = dict(config.args)
     if config.dropout > 0:
         arguments["drop_rate"] = config.dropout
-    usual = timm.get_pretrained_cfg(config.name)
+    usual = timm.get_pretrained_cfg(name)
     if usual is not None and usual.fixed_input_size:  # such networks have a position table of this size
         arguments.setdefault("img_size", image_size)
     try:
-        return timm.create_model(
-            config.name, pretrained=False, num_classes=num_classes, in_chans=in_channels, **arguments
-        )
+        return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels, **arguments)
     except MISFITS as error:
         raise UserError(
-            f"timm cannot build {config.name} for {image_size[0]}x{image_size[1]} pixels, {in_channels} channels and "
+            f"timm cannot build {name} for {image_size[0]}x{image_size[1]} pixels, {in_channels} channels and "
             f"the arguments {arguments}: {error}",
             "arguments that this network takes",
             "Change model.args, model.dropout or preprocess.image_size.",
@@ -123,7 +145,7 @@ def _unknown_name(name: str, timm_names: list[str]) -> UserError:
 def _check_output(model: nn.Module, name: str, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> None:
     """Send one black image through, so that misfits show here and not in the first training step."""
     try:
-        logits = _forward_black(model, in_channels, image_size)
+        logits = forward_black(model, in_channels, image_size)
     except MISFITS as error:
         smallest = _smallest_size(model, in_channels, start=min(image_size) + 1)
         if smallest is not None:
@@ -140,7 +162,7 @@ def _check_output(model: nn.Module, name: str, num_classes: int, in_channels: in
         )
 
 
-def _forward_black(model: nn.Module, in_channels: int, image_size: tuple[int, int]) -> Any:
+def forward_black(model: nn.Module, in_channels: int, image_size: tuple[int, int]) -> Any:
     """Outputs for one black image in eval mode; random state, batch norm statistics and mode stay as they were."""
     modes = [(module, module.training) for module in model.modules()]
     device = next(model.parameters()).device
@@ -157,7 +179,7 @@ def _smallest_size(model: nn.Module, in_channels: int, start: int) -> int | None
     """Least square that the network takes, or None where none up to LARGEST_PROBE fits."""
     for side in range(start, LARGEST_PROBE + 1):
         try:
-            _forward_black(model, in_channels, (side, side))
+            forward_black(model, in_channels, (side, side))
         except MISFITS:
             continue
         return side
@@ -167,33 +189,3 @@ def _smallest_size(model: nn.Module, in_channels: int, start: int) -> int | None
 def num_parameters(model: nn.Module) -> int:
     """Count of trained numbers (batch norm's running statistics are not trained)."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-@dataclass(frozen=True)
-class LayerRow:
-    """One layer in the table of a network."""
-
-    name: str  # as in the state dict: layer1.0.conv1
-    type: str  # Conv2d
-    output_shape: tuple[int, ...]  # of one image, without the batch axis
-    parameters: int
-
-
-def summarise(model: nn.Module, image_size: tuple[int, int], in_channels: int) -> list[LayerRow]:
-    """The layers in the order in which an image passes them, with the shapes they give."""
-    rows: list[LayerRow] = []
-    names = {module: name for name, module in model.named_modules()}
-
-    def note(module: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            shape = tuple(output.shape[1:])
-            rows.append(LayerRow(names[module], type(module).__name__, shape, num_parameters(module)))
-
-    leaves = [module for module in model.modules() if not any(module.children())]
-    hooks = [module.register_forward_hook(note) for module in leaves]
-    try:
-        _forward_black(model, in_channels, image_size)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return rows

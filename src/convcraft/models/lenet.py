@@ -16,7 +16,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from convcraft.errors import UserError
-from convcraft.models.network import Network, initialise_he, initialise_xavier
+from convcraft.models.initialise import initialise_he, initialise_xavier
+from convcraft.models.network import Network
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 

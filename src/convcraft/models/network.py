@@ -13,6 +13,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from convcraft.errors import UserError
+from convcraft.models.initialise import initialise_classifier
 
 
 class Network(nn.Module, ABC):
@@ -21,8 +22,9 @@ class Network(nn.Module, ABC):
     Every subclass takes `num_classes, in_channels, image_size, dropout` in this order, then its own settings.
     """
 
-    classifier_name: ClassVar[str]  # attribute of the last linear layer
+    classifier_name: ClassVar[str]  # of the last linear layer, as in the state dict: "fc", "classifier.6"
     smallest_size: ClassVar[int]  # least height and width in pixels that leave a map of at least 1x1
+    num_start_images: ClassVar[int] = 0  # train images that `start_from_images` wants to see
 
     def __init__(self, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -48,9 +50,17 @@ class Network(nn.Module, ABC):
         logits: Tensor = self.forward_head(self.forward_features(images))
         return logits
 
+    def start_from_images(self, images: Tensor) -> None:
+        """Set those start values that depend on the data; only for networks with `num_start_images`.
+
+        Args:
+            images: float32 [B, C, H, W], normalised, train images as evaluation would see them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no start values that depend on images")
+
     def get_classifier(self) -> nn.Linear:
         """The last layer: linear, one output per class."""
-        classifier = getattr(self, self.classifier_name)
+        classifier = self.get_submodule(self.classifier_name)
         assert isinstance(classifier, nn.Linear)
         return classifier
 
@@ -59,40 +69,8 @@ class Network(nn.Module, ABC):
         old = self.get_classifier()
         new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
         initialise_classifier(new)
-        setattr(self, self.classifier_name, new)
+        self.set_submodule(self.classifier_name, new)
         self.num_classes = num_classes
-
-
-def initialise_he(network: nn.Module) -> None:
-    """Start values for ReLU networks: every convolution and linear layer N(0, 2 / fan_in), biases 0.
-
-    ReLU halves the variance of what it lets through, the factor 2 restores it, so that signals keep their size from
-    layer to layer. Batch norm keeps torch's start (weight 1, bias 0).
-    Source: He et al. 2015, "Delving Deep into Rectifiers", arXiv 1502.01852, eq. 10.
-    """
-    for layer in network.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
-def initialise_xavier(network: nn.Module) -> None:
-    """Start values for tanh networks: weights U(-a, a) with a = sqrt(6 / (fan_in + fan_out)), biases 0.
-
-    Source: Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks", eq. 16.
-    """
-    for layer in network.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
-def initialise_classifier(classifier: nn.Linear) -> None:
-    """Small weights N(0, 0.01), bias 0: all classes begin equally likely, so the first loss is close to ln K."""
-    nn.init.normal_(classifier.weight, std=0.01)
-    nn.init.zeros_(classifier.bias)
 
 
 def too_small(name: str, image_size: tuple[int, int], smallest_size: int) -> UserError:

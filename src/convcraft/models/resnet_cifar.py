@@ -16,7 +16,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convcraft.models.network import Network, initialise_classifier, initialise_he
+from convcraft.models.initialise import initialise_classifier, initialise_he
+from convcraft.models.network import Network
 
 
 class BasicBlock(nn.Module):

@@ -14,7 +14,11 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from convcraft.errors import UserError
-from convcraft.models.network import Network, initialise_classifier, initialise_he, too_small
+from convcraft.models.initialise import initialise_classifier, initialise_he
+from convcraft.models.network import Network, too_small
+
+POOLINGS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
+DOWNSAMPLINGS = (*POOLINGS, "stride")
 
 
 class VGGSmall(Network):
@@ -32,6 +36,9 @@ class VGGSmall(Network):
         stem: maps of a 5x5 convolution with stride 2 before the first stage; 0 leaves it out. It spares the costly
             maps at full size: on 28x28 digits about half of the time, at no measurable loss.
         pooling: "avg" or "max", the global pooling; max answers "is the pattern anywhere", which suits strokes.
+        kernel_size: side of the stages' kernels, an odd number; the paper's 3 is the usual choice (docs/choosing.md).
+        downsampling: what halves the maps between stages: "max" or "avg" pooling of 2x2, or "stride", a step of 2 in
+            the next stage's first convolution (which rounds odd sizes up, where pooling rounds them down).
     """
 
     classifier_name = "classifier"
@@ -49,9 +56,12 @@ class VGGSmall(Network):
         hidden: int = 0,
         stem: int = 0,
         pooling: str = "avg",
+        kernel_size: int = 3,
+        downsampling: str = "max",
     ) -> None:
         super().__init__(num_classes, in_channels, image_size)
         _check_settings(widths, convs_per_stage, hidden, stem, pooling)
+        _check_kernels(kernel_size, downsampling)
         shrink = 2 ** (len(widths) - 1 + bool(stem))  # every stage but the last ends with a pooling
         if min(image_size) < shrink:
             raise too_small("VGGSmall", image_size, shrink)
@@ -62,13 +72,15 @@ class VGGSmall(Network):
         # stage 3 [B, 128, 7, 7]
         stages: list[nn.Module] = [_conv(in_channels, stem, kernel_size=5, stride=2)] if stem else []
         for number, (before, width) in enumerate(pairwise((stem or in_channels, *widths))):
-            if number > 0:
-                stages.append(nn.MaxPool2d(2))
-            stages.append(_stage(before, width, convs_per_stage))
+            if number > 0 and downsampling != "stride":
+                stages.append(POOLINGS[downsampling](2))
+            stride = 2 if number > 0 and downsampling == "stride" else 1
+            stages.append(_stage(before, width, convs_per_stage, kernel_size, stride))
         self.features = nn.Sequential(*stages)
 
         if hidden:
-            height, width = self._map_size(image_size, bool(stem), len(widths) - 1)
+            strides = len(widths) - 1 if downsampling == "stride" else 0
+            height, width = self._map_size(image_size, bool(stem) + strides, len(widths) - 1 - strides)
             self.pool: nn.Module = nn.Sequential(
                 nn.Flatten(),  # [B, 128 * 7 * 7]
                 nn.Linear(widths[-1] * height * width, hidden, bias=False),
@@ -85,9 +97,9 @@ class VGGSmall(Network):
         initialise_classifier(self.classifier)
 
     @staticmethod
-    def _map_size(image_size: tuple[int, int], has_stem: bool, num_pools: int) -> tuple[int, int]:
-        """Height and width after the stem (odd sizes round up) and the pools (they round down)."""
-        height, width = ((side + 1) // 2 for side in image_size) if has_stem else image_size
+    def _map_size(image_size: tuple[int, int], num_strides: int, num_pools: int) -> tuple[int, int]:
+        """Height and width after convolutions with stride 2 (odd sizes round up) and then pools (they round down)."""
+        height, width = (-(-side // 2**num_strides) for side in image_size)
         return height // 2**num_pools, width // 2**num_pools
 
     def forward_features(self, images: Tensor) -> Tensor:
@@ -97,8 +109,10 @@ class VGGSmall(Network):
         return self.classifier(self.dropout(self.pool(features)))
 
 
-def _stage(in_channels: int, width: int, convs: int) -> nn.Sequential:
-    return nn.Sequential(*(_conv(in_channels if index == 0 else width, width) for index in range(convs)))
+def _stage(in_channels: int, width: int, convs: int, kernel_size: int, stride: int) -> nn.Sequential:
+    """Convolutions of one size of map; the first changes the number of maps and, with stride 2, their size."""
+    first = _conv(in_channels, width, kernel_size, stride)
+    return nn.Sequential(first, *(_conv(width, width, kernel_size) for _ in range(convs - 1)))
 
 
 def _conv(in_channels: int, width: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
@@ -121,3 +135,12 @@ def _check_settings(widths: Sequence[int], convs_per_stage: int, hidden: int, st
             raise UserError(f"vgg_small got {name} {value!r}", "a whole number of at least 0", fix)
     if pooling not in ("avg", "max"):
         raise UserError(f"vgg_small got pooling {pooling!r}", "avg or max", "Set model.args.pooling.")
+
+
+def _check_kernels(kernel_size: int, downsampling: str) -> None:
+    if type(kernel_size) is not int or kernel_size < 1 or kernel_size % 2 == 0:
+        fix = "Set model.args.kernel_size to 3, 5 or 7."
+        raise UserError(f"vgg_small got kernel_size {kernel_size!r}", "an odd whole number of at least 1", fix)
+    if downsampling not in DOWNSAMPLINGS:
+        expected = "one of " + ", ".join(DOWNSAMPLINGS)
+        raise UserError(f"vgg_small got downsampling {downsampling!r}", expected, "Set model.args.downsampling.")

@@ -31,7 +31,14 @@ def accelerator_of(device: str) -> str:
 
 
 def precision_of(precision: str, accelerator: str) -> str:
-    """auto: bfloat16 where the hardware multiplies in it, else float32 (emulated bfloat16 is slower than float32)."""
+    """auto: bfloat16 where the hardware multiplies in it, else float32 (emulated bfloat16 is slower than float32).
+
+    Raises:
+        UserError: float16 elsewhere than on CUDA.
+    """
+    if precision == "16-mixed" and accelerator != "cuda":
+        fix = "Use training.precision=auto, bf16-mixed or 32-true, or a machine with a CUDA GPU."
+        raise UserError(f"training.precision 16-mixed on {accelerator}", "float16 on a CUDA GPU", fix)
     if precision != "auto":
         return precision
     if accelerator == "cuda":

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from convcraft.data.image_set import ImageSet
 from convcraft.data.loader import Batch, EpochPlan, Ids, eval_batches, train_batches
 from convcraft.errors import UserError
 from convcraft.tasks.classification import Classification
-from convcraft.training import optimizer_state, random_state
+from convcraft.training import gradient_scaling, optimizer_state, random_state
 from convcraft.training.checkpoint import (
     CHECKPOINTS,
     Checkpoint,
@@ -35,11 +35,13 @@ from convcraft.training.checkpoint import (
     save_checkpoint,
     set_aside_newer,
 )
+from convcraft.training.compiled import network_for
 from convcraft.training.devices import build_fabric
 from convcraft.training.ema import WeightAverage
 from convcraft.training.interrupt import StopRequest, catch_stop_signals
-from convcraft.training.metrics_log import MetricsLog
+from convcraft.training.metrics_log import MetricsLog, log_is_due
 from convcraft.training.optim import build_optimizer
+from convcraft.training.profile import NoStopwatch, Stopwatch
 from convcraft.training.progress import TrainingProgress
 from convcraft.training.schedules import factor_at
 from convcraft.training.state import Tally, TrainState
@@ -50,7 +52,8 @@ from convcraft.training.stops import Interrupted, NonFinite
 class Trainer:
     """One run's parts. Build with `prepare_trainer`, then `fit`.
 
-    model is the plain network; network and optimizer are the same objects as Fabric wraps them.
+    model is the plain network; network and optimizer are the same objects as Fabric wraps them, network compiled where
+    the settings ask for it.
     """
 
     run: Path
@@ -68,6 +71,7 @@ class Trainer:
     state: TrainState
     log: MetricsLog
     saved_name: str | None = None  # the checkpoint that holds the present state, if there is one
+    watch: NoStopwatch = field(default_factory=NoStopwatch)  # books the loop's time by part where that is asked for
 
     @property
     def steps_per_epoch(self) -> int:
@@ -95,8 +99,11 @@ def prepare_trainer(
     *,
     resume: bool,
     console: Console,
+    profile: bool = False,
 ) -> Trainer:
     """Put the parts together and, with resume, bring back the newest whole checkpoint.
+
+    With profile, the loop books its time by part.
 
     Raises:
         UserError: nothing to resume from.
@@ -106,7 +113,9 @@ def prepare_trainer(
     fabric = build_fabric(config.training)
     if config.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    network, optimizer = fabric.setup(model, build_optimizer(config.optim, model))
+    num_passes = -(-len(train) // config.training.batch_size) * config.training.epochs
+    called = network_for(model, config.training.compile, num_passes, fabric.device.type)
+    network, optimizer = fabric.setup(called, build_optimizer(config.optim, model))
     decay = config.training.ema_decay
     trainer = Trainer(
         run=run,
@@ -122,10 +131,12 @@ def prepare_trainer(
         augmenter=Augmenter(config.augment, train.preprocess, task.num_classes, config.training.seed),
         facts=facts,
         state=TrainState(),
-        log=MetricsLog(run, checkpoint.state["log_bytes"], checkpoint.state["step"]) if checkpoint else MetricsLog(run),
+        log=MetricsLog(run, checkpoint.state["log_bytes"] if checkpoint else 0),
     )
     if checkpoint is not None:
         _restore(trainer, checkpoint)
+    if profile:
+        trainer.watch = Stopwatch(fabric.device, checkpoint.state.get("profile") if checkpoint else None)
     return trainer
 
 
@@ -141,11 +152,13 @@ def fit(trainer: Trainer, console: Console) -> None:
     try:
         with catch_stop_signals() as stop, bar:
             clock = _Clock(state.train_seconds)
+            trainer.watch.start()
             state.finished = state.finished or trainer.config.training.epochs == 0
             while not state.finished:
                 epoch_tally = train_epoch(trainer, bar, stop, clock)
                 finish_epoch(trainer, bar, epoch_tally, clock)
             save(trainer, clock)
+            trainer.watch.lap("other")
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):
             raise
@@ -159,31 +172,35 @@ def fit(trainer: Trainer, console: Console) -> None:
 
 def train_epoch(trainer: Trainer, bar: TrainingProgress, stop: StopRequest, clock: _Clock) -> Tally:
     """The steps that are left of the running epoch; returns their tally."""
-    config, state = trainer.config, trainer.state
+    config, state, watch = trainer.config, trainer.state, trainer.watch
     training, accumulation = config.training, config.training.accumulation_steps
     plan = EpochPlan.draw(training.seed, state.epoch, len(trainer.train), training.batch_size, accumulation)
     passes_left = plan.passes_from(state.step_in_epoch)
     batches = train_batches(trainer.train, trainer.augmenter, passes_left, state.epoch, config.data.num_workers)
     epoch_tally = Tally()
     trainer.network.train()
+    watch.lap("other")
     for passes in plan.steps[state.step_in_epoch :]:
         learning_rate = set_learning_rate(trainer)
         step_tally = accumulate_gradients(trainer, batches, passes)
         if training.gradient_clip_norm is not None:
-            trainer.fabric.clip_gradients(
-                trainer.network, trainer.optimizer, max_norm=training.gradient_clip_norm, error_if_nonfinite=False
-            )
+            gradient_scaling.clip_gradients(trainer.fabric, trainer.optimizer.optimizer, training.gradient_clip_norm)
         trainer.optimizer.step()
+        gradient_scaling.check_scale(trainer.fabric)
         trainer.optimizer.zero_grad(set_to_none=True)
+        watch.lap("optimizer")
         if trainer.average is not None:
             trainer.average.update(state.step)
+            watch.lap("average")
         state.step += 1
         state.step_in_epoch += 1
         state.recent.merge(step_tally)
         epoch_tally.merge(step_tally)
         bar.step(state.step, state.epoch, state.recent)
-        if state.step % training.log_every_steps == 0 or state.step == trainer.total_steps:
+        due = log_is_due(state.step, training.log_every_steps, training.log_schedule)
+        if due or state.step == trainer.total_steps:
             log_train(trainer, learning_rate)
+        watch.lap("logging")
         if stop:
             save(trainer, clock)
             raise Interrupted(f"stopped at step {state.step} of {trainer.total_steps}; the state is saved", trainer.run)
@@ -199,15 +216,20 @@ def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], passes: Seq
     """
     tally = Tally()
     step_images = sum(len(ids) for ids in passes)
+    watch = trainer.watch
     for _ in passes:
         batch = next(batches)
+        watch.lap("data")
         images, targets = trainer.fabric.to_device((batch.images, batch.targets))
+        watch.lap("transfer")
         logits: Tensor = trainer.network(images)  # [B, K]
         loss = trainer.task.loss(logits, targets)
         tally.add(loss.item(), int(trainer.task.num_correct(logits, targets)), len(images))
         if not math.isfinite(tally.loss_sum):
             _report_non_finite(trainer, batch, loss.item())
+        watch.lap("forward")
         trainer.fabric.backward(loss * (len(images) / step_images))
+        watch.lap("backward")
     return tally
 
 
@@ -217,7 +239,7 @@ def set_learning_rate(trainer: Trainer) -> float:
     factor = factor_at(schedule, state.step, trainer.total_steps, trainer.steps_per_epoch) * state.plateau.factor
     learning_rate = trainer.config.optim.learning_rate * factor
     for group in trainer.optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("rate_factor", 1.0)
     return learning_rate
 
 
@@ -230,7 +252,9 @@ def finish_epoch(trainer: Trainer, bar: TrainingProgress, epoch_tally: Tally, cl
     if trainer.val is None:
         bar.epoch(state.epoch, epoch_tally, None, better=False)
         return
+    trainer.watch.lap("other")
     loss, accuracy = validate(trainer, trainer.val)
+    trainer.watch.lap("validation")
     if not math.isfinite(loss):
         raise NonFinite(f"the validation loss is {loss} after epoch {state.epoch}")
     better = state.record_validation(accuracy, loss)
@@ -239,6 +263,7 @@ def finish_epoch(trainer: Trainer, bar: TrainingProgress, epoch_tally: Tally, cl
     record = {"event": "val", "epoch": state.epoch, "step": state.step, "loss": loss, "accuracy": accuracy}
     trainer.log.write(record)
     bar.epoch(state.epoch, epoch_tally, (loss, accuracy), better)
+    trainer.watch.lap("logging")
     patience = config.training.early_stopping_epochs
     if patience is not None and state.epochs_since_best >= patience:
         state.finished = True
@@ -248,9 +273,10 @@ def finish_epoch(trainer: Trainer, bar: TrainingProgress, epoch_tally: Tally, cl
 
 @torch.no_grad()
 def validate(trainer: Trainer, images: ImageSet) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy in float32 with the weights that would be kept."""
+    """Mean loss and accuracy in float32 with the weights that would be kept."""
     model, tally = trainer.result_model, Tally()
-    plain = Classification(trainer.task.num_classes)  # no smoothing or class weights: comparable over settings
+    # No smoothing or class weights: comparable over settings.
+    plain = Classification(trainer.task.num_classes, loss_name=trainer.task.loss_name)
     was_training = model.training
     model.eval()
     for batch in eval_batches(images, trainer.config.training.eval_batch_size, trainer.config.data.num_workers):
@@ -289,6 +315,7 @@ def save(trainer: Trainer, clock: _Clock) -> None:
     weights = dict(trainer.model.state_dict())
     if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
         raise NonFinite(f"weights are not finite after step {state.step}")
+    trainer.watch.lap("other")
     tensors = {"model": weights, "optimizer": optimizer_state.to_tensors(trainer.optimizer.optimizer)}
     if trainer.average is not None:
         tensors["ema"] = dict(trainer.average.model.state_dict())
@@ -297,6 +324,8 @@ def save(trainer: Trainer, clock: _Clock) -> None:
         **state.to_dict(),
         "log_bytes": trainer.log.flush(),
         "random": random_state.capture(),
+        "gradient_scaler": gradient_scaling.state_of(trainer.fabric),
+        "profile": trainer.watch.seconds(),
         "config": trainer.config.to_dict(),
         **trainer.facts,
     }
@@ -304,6 +333,7 @@ def save(trainer: Trainer, clock: _Clock) -> None:
     save_checkpoint(trainer.run / CHECKPOINTS, checkpoint, trainer.config.training.keep_checkpoints)
     trainer.saved_name = checkpoint.name
     clock.mark_save()
+    trainer.watch.lap("checkpoints")
 
 
 def _find_checkpoint(run: Path, facts: dict[str, Any], console: Console) -> Checkpoint:
@@ -328,6 +358,7 @@ def _restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
         trainer.average.model.load_state_dict(checkpoint.tensors["ema"])
     trainer.state = TrainState.from_dict({name: content[name] for name in TrainState.__dataclass_fields__})
     random_state.restore(content["random"])
+    gradient_scaling.load_state(trainer.fabric, content.get("gradient_scaler"))
     trainer.saved_name = checkpoint.name
 
 

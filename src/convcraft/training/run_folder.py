@@ -1,7 +1,7 @@
 """A run's folder: who may write to it, and which of its weights are the result.
 
-config.yaml  classes.json  preprocess.json  data.json  metrics.jsonl  tensorboard/  checkpoints/  summary.json
-report.html  evaluation.json (after evaluate)  run.lock
+config.yaml  classes.json  preprocess.json  data.json  seen_images.npy  metrics.jsonl  tensorboard/  checkpoints/
+summary.json  report.html  evaluation.json (after evaluate)  run.lock
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 from torch import Tensor
 
 from convcraft.config import RunConfig
@@ -33,6 +35,7 @@ CONFIG = "config.yaml"
 CLASSES = "classes.json"
 PREPROCESS = "preprocess.json"
 DATA = "data.json"
+SEEN = "seen_images.npy"  # fingerprints of the train and validation images: uint64, sorted
 SUMMARY = "summary.json"  # of training; there when the run is finished
 EVALUATION = "evaluation.json"  # of the test images; there after `evaluate`
 
@@ -126,6 +129,22 @@ def read_summary(run: Path) -> dict[str, Any]:
         raise UserError(f"{run} has no {SUMMARY}", "a finished run", fix)
     summary: dict[str, Any] = read_json(run / SUMMARY)
     return summary
+
+
+def read_seen(run: Path) -> NDArray[np.uint64] | None:
+    """Fingerprints of the images that the run was trained and validated on; None where they are not recorded.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = run / SEEN
+    if not path.exists():  # a run of an older version
+        return None
+    try:
+        seen: NDArray[np.uint64] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: {error}", "a complete run folder", "Train again, or restore the file.") from error
+    return seen
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 from convcraft.data.image_set import ImageSet
 from convcraft.evaluation.metrics import Report, top_losses
 from convcraft.evaluation.predictions import Predictions
-from convcraft.models.build import num_parameters, summarise
+from convcraft.models.build import num_parameters
+from convcraft.models.summary import summarise
 from convcraft.report.feature_maps import first_layer_maps
 from convcraft.report.run_report import DataFacts, FeatureMaps, ReportContent, Table, write_report
 from convcraft.training.metrics_log import read_metrics

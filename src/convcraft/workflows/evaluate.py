@@ -9,14 +9,15 @@ from pathlib import Path
 from rich.console import Console
 from torch import nn
 
-from convcraft.data.dataset import open_test_data
+from convcraft.data.dataset import open_other_data, open_test_data
 from convcraft.data.image_set import ImageSet
 from convcraft.data.loader import eval_batches
-from convcraft.data.sample import Progress
+from convcraft.data.sample import Finding, Progress
 from convcraft.evaluation.metrics import Report, classification_report
-from convcraft.evaluation.predictions import Predictions, predict_logits, softmax
+from convcraft.evaluation.predictions import Predictions, predict_logits
+from convcraft.evaluation.probabilities import probabilities_of
 from convcraft.training.devices import accelerator_of
-from convcraft.training.run_folder import EVALUATION, read_run, read_summary, write_json
+from convcraft.training.run_folder import EVALUATION, read_run, read_seen, read_summary, write_json
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.draw_run import draw_run
 from convcraft.workflows.load_model import load_model
@@ -65,13 +66,30 @@ def evaluate(
         config = replace(config, source=data, test_split=test_split, drop_leaks=False, labels_per_class=None)
     expected = description.data["sha256"]["test"] if data is None else None
     with data_progress(console) as progress:
-        images = open_test_data(config, description.classes, description.preprocess, expected, progress)
-        predictions, report = predict_images(model, images, description.classes, device, progress, config.num_workers)
+        findings: tuple[Finding, ...] = ()
+        if data is None:
+            images = open_test_data(config, description.classes, description.preprocess, expected, progress)
+        else:
+            images, findings = open_other_data(
+                config, description.classes, description.preprocess, read_seen(run), progress
+            )
+        predictions, report = predict_images(
+            model,
+            images,
+            description.classes,
+            device,
+            progress,
+            config.num_workers,
+            description.config.training.loss,
+        )
+    for finding in findings:
+        console.print(f"{finding.severity}: {finding.message} {finding.fix}", highlight=False, markup=False)
     name = description.data["name"] if data is None else data
     result = {
         "data": name,
         "weights_sha256": weights.sha256,
         "preprocess_sha256": description.preprocess.hash(),
+        "findings": [finding.as_dict() for finding in findings],
         **report.to_dict(),
     }
     write_json(run / EVALUATION, result)
@@ -87,11 +105,15 @@ def predict_images(
     device: str = "cpu",
     progress: Progress | None = None,
     num_workers: int = 0,
+    loss: str = "cross_entropy",
 ) -> tuple[Predictions, Report]:
-    """Probabilities for labelled images in float32, and the figures drawn from them."""
+    """Probabilities for labelled images in float32, and the figures drawn from them.
+
+    loss: `training.loss` of the run, which says what its logits mean.
+    """
     place = accelerator_of(device)
     batches = eval_batches(images, EVAL_BATCH_SIZE, num_workers)
     logits = predict_logits(model.to(place), batches, place, progress, len(images))
     model.cpu()
-    predictions = Predictions(classes, softmax(logits), images.targets, images.names)
+    predictions = Predictions(classes, probabilities_of(logits, loss), images.targets, images.names)
     return predictions, classification_report(predictions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from convcraft.data.images import BadImage
 from convcraft.data.natural_sort import natural_key
 from convcraft.data.preprocess import Preprocess
 from convcraft.errors import UserError
-from convcraft.evaluation.predictions import softmax
+from convcraft.evaluation.probabilities import probabilities_of
 from convcraft.training.devices import accelerator_of
 from convcraft.training.run_folder import read_run
 from convcraft.workflows.load_model import load_model
@@ -64,7 +65,7 @@ def predict(run: Path, images: Sequence[str], *, device: str = "auto") -> list[I
         if len(pixels):
             with torch.inference_mode():
                 logits = model(torch.from_numpy(description.preprocess.normalise(pixels)).to(place))
-            probabilities = softmax(logits.float().cpu().numpy())
+            probabilities = probabilities_of(logits.float().cpu().numpy(), description.config.training.loss)
         rows = iter(probabilities)
         for (name, _), problem in zip(part, problems, strict=True):
             ranking = () if problem is not None else _rank(next(rows), description.classes)
@@ -83,17 +84,24 @@ def _open_all(images: Sequence[str]) -> list[tuple[str, Path | bytes]]:
         path = Path(name)
         if name == STDIN:
             found.append(("standard input", sys.stdin.buffer.read()))
-        elif path.is_dir():
+        elif os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises where a name is too long)
             inside = [file for file in path.rglob("*") if _is_picture(file, path)]
             if not inside:
-                raise UserError(f"folder {name} holds no images", "a folder with pictures in it", "Check the path.")
+                raise UserError(
+                    f"folder {_shown(name)} holds no images", "a folder with pictures in it", "Check the path."
+                )
             inside.sort(key=lambda file: natural_key(file.as_posix()))
-            found += [(str(file), file) for file in inside]
-        elif path.exists():
-            found.append((name, path))
+            found += [(_shown(str(file)), file) for file in inside]
+        elif os.path.exists(path):  # noqa: PTH110  (Path.exists raises where a name is too long)
+            found.append((_shown(name), path))
         else:
-            raise UserError(f"no file {name}", "a picture, a folder of pictures or -", "Check the path.")
+            raise UserError(f"no file {_shown(name)}", "a picture, a folder of pictures or -", "Check the path.")
     return found
+
+
+def _shown(name: str) -> str:
+    """A file's name as it can be printed and saved: bytes that are no UTF-8 become the sign for what is unknown."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _is_picture(file: Path, top: Path) -> bool:

@@ -5,30 +5,37 @@ from __future__ import annotations
 import os
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import nn
 
 from convcraft.config import RunConfig
 from convcraft.data.dataset import TrainingData, prepare_training_data
+from convcraft.data.sources import settled
 from convcraft.errors import UserError
 from convcraft.evaluation.metrics import Report
 from convcraft.models.build import num_parameters
+from convcraft.models.network import Network
+from convcraft.models.output_check import refuse_probabilities
 from convcraft.models.weights import load_weights, read_card
 from convcraft.tasks.classification import Classification, balanced_weights
 from convcraft.training.checkpoint import CHECKPOINTS, saved_checkpoints
+from convcraft.training.freeze import freeze
 from convcraft.training.loop import Trainer, fit, prepare_trainer
+from convcraft.training.profile import Profile
 from convcraft.training.random_state import seed_all
 from convcraft.training.run_folder import (
     CLASSES,
     CONFIG,
     DATA,
     PREPROCESS,
+    SEEN,
     SUMMARY,
     ResultWeights,
     exclusive,
@@ -36,12 +43,13 @@ from convcraft.training.run_folder import (
     read_run,
     write_json,
 )
+from convcraft.training.trackers import IDS, check_trackers, open_trackers
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.draw_run import draw_run
 from convcraft.workflows.evaluate import predict_images
 from convcraft.workflows.load_model import build_network
 
-LEFT_BY_A_FAILED_START = {"run.lock", "metrics.jsonl", "tensorboard"}
+LEFT_BY_A_FAILED_START = {"run.lock", "metrics.jsonl", "tensorboard", "wandb", "mlflow", IDS}
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,14 @@ class TrainResult:
     train_seconds: float  # the loop, summed over resumes
 
 
-def train(config: RunConfig, run: Path, *, resume: bool = False, console: Console) -> TrainResult:
+def train(
+    config: RunConfig, run: Path, *, resume: bool = False, profile: bool = False, console: Console
+) -> TrainResult:
     """Train a network as configured, into a run folder.
 
     With resume, a run that was stopped at any moment goes on to the same weights and log (bit for bit on the CPU); the
-    folder's own config.yaml counts, and `config` may only repeat it.
+    folder's own config.yaml counts, and `config` may only repeat it. With profile, the summary says where the time
+    went; the result is the same.
 
     Raises:
         UserError: data, settings or folder that cannot be used.
@@ -67,18 +78,26 @@ def train(config: RunConfig, run: Path, *, resume: bool = False, console: Consol
         NonFinite: the loss blew up.
     """
     started = time.monotonic()
-    config = _settle_config(_with_card(config), run, resume)
+    config = _settle_config(with_card(_whole_paths(config)), run, resume)
+    check_trackers(config.training.trackers)
     run.mkdir(parents=True, exist_ok=True)
     with exclusive(run):
         with data_progress(console) as progress:
             data = prepare_training_data(config.data, config.preprocess, progress)
         _announce(data, config, console)
         going_on = resume and bool(saved_checkpoints(run / CHECKPOINTS))
-        trainer = _build_trainer(run, config, data, resume=going_on, console=console)
-        if not going_on:  # else the folder describes itself, and the trainer has found the data unchanged
-            _describe_run(run, config, data)
-        fit(trainer, console)
-        return _finish(run, trainer, data, started)
+        trainer = build_trainer(run, config, data, resume=going_on, console=console, profile=profile)
+        resumed_step = trainer.state.step if going_on else None
+        with open_trackers(
+            config.training.trackers, run, config.to_dict(), resumed_step=resumed_step, console=console
+        ) as trackers:
+            trainer.log.trackers = trackers
+            if not going_on:  # else the folder describes itself, and the trainer has found the data unchanged
+                _describe_run(run, config, data)
+            fit(trainer, console)
+            result = _finish(run, trainer, data, started)
+            trackers.log(_final_figures(result), trainer.state.step)
+        return result
 
 
 def _settle_config(config: RunConfig, run: Path, resume: bool) -> RunConfig:
@@ -95,11 +114,19 @@ def _settle_config(config: RunConfig, run: Path, resume: bool) -> RunConfig:
             raise UserError(f"{run} has checkpoints but no {CONFIG}", "a complete run folder", "Restore that file.")
         return config  # stopped before anything was written
     saved = RunConfig.load(run / CONFIG)
-    if config not in (saved, RunConfig()):
+    if config not in (_whole_paths(saved), RunConfig()):
         changed = ", ".join(_differences(saved.to_dict(), config.to_dict()))
         fix = "Leave these settings out with --resume, or start a new run."
         raise UserError(f"other settings than the run was started with ({changed})", "the run's own settings", fix)
     return saved
+
+
+def _whole_paths(config: RunConfig) -> RunConfig:
+    """The same settings, with whole paths of what is on the disk: a run can be resumed from any folder."""
+    weights = config.model.weights
+    if weights is not None and Path(weights).expanduser().exists():
+        config = config.changed(model={"weights": str(Path(weights).expanduser().absolute())})
+    return replace(config, data=settled(config.data))
 
 
 def _differences(left: dict[str, Any], right: dict[str, Any], where: str = "") -> list[str]:
@@ -113,7 +140,7 @@ def _differences(left: dict[str, Any], right: dict[str, Any], where: str = "") -
     return names
 
 
-def _with_card(config: RunConfig) -> RunConfig:
+def with_card(config: RunConfig) -> RunConfig:
     """Fill what the settings leave open from the card beside a weights file: preprocessing and model arguments."""
     if config.model.weights is None:
         return config
@@ -156,15 +183,24 @@ def _describe_run(run: Path, config: RunConfig, data: TrainingData) -> None:
     write_json(run / CLASSES, list(data.classes))
     data.preprocess.save(run / PREPROCESS)
     write_json(run / DATA, data.description)
+    np.save(run / SEEN, data.seen)
     config.save(run / CONFIG)
 
 
-def _build_trainer(run: Path, config: RunConfig, data: TrainingData, *, resume: bool, console: Console) -> Trainer:
+def build_trainer(
+    run: Path, config: RunConfig, data: TrainingData, *, resume: bool, console: Console, profile: bool = False
+) -> Trainer:
+    """Network, loss and loop for the data, with weights and random state as the settings want them."""
     training = config.training
     seed_all(training.seed)
     model = build_network(config.model, data.classes, data.preprocess)
     if config.model.weights is not None:
         _start_from(model, Path(config.model.weights), data.classes, console)
+    elif isinstance(model, Network) and model.num_start_images and not resume:
+        spread = np.linspace(0, len(data.train) - 1, min(len(data.train), model.num_start_images), dtype=np.int64)
+        model.start_from_images(torch.from_numpy(data.preprocess.normalise(data.train.pixels_of(spread))))
+    freeze(model, config.model.freeze)
+    refuse_probabilities(model, data.preprocess.channels, (data.preprocess.height, data.preprocess.width))
     if data.val is None and (training.early_stopping_epochs is not None or config.schedule.name == "plateau"):
         fix = "Set data.val_fraction above 0, or train by a fixed schedule without early stopping."
         raise UserError("early stopping or plateau without a validation part", "validation images to listen to", fix)
@@ -181,11 +217,12 @@ def _build_trainer(run: Path, config: RunConfig, data: TrainingData, *, resume: 
         config,
         data.train,
         data.val,
-        Classification(num_classes, training.label_smoothing, weights),
+        Classification(num_classes, training.label_smoothing, weights, training.loss),
         model,
         facts,
         resume=resume,
         console=console,
+        profile=profile,
     )
 
 
@@ -208,14 +245,27 @@ def _finish(run: Path, trainer: Trainer, data: TrainingData, started: float) -> 
     trainer.model.load_state_dict(weights.tensors)
     model = trainer.model.cpu()
     summary = _summarise(trainer, weights, num_parameters(model))
+    booked = trainer.watch.seconds()
+    if booked:
+        summary["profile"] = Profile(booked).to_dict()
     shown, report = None, None
     if data.val is not None:
-        predictions, report = predict_images(model, data.val, data.classes)
+        predictions, report = predict_images(model, data.val, data.classes, loss=trainer.config.training.loss)
         shown = ("validation", data.val, predictions, report)
         summary["validation"] = report.to_dict()
     write_json(run / SUMMARY, summary)
     draw_run(description, model, summary, shown)
     return TrainResult(run, report, summary, time.monotonic() - started, trainer.state.train_seconds)
+
+
+def _final_figures(result: TrainResult) -> dict[str, float]:
+    """What a tracker shows of a finished run, of the weights that were kept."""
+    figures = {"final/train_seconds": result.train_seconds, "final/parameters": result.summary["parameters"]}
+    if result.report is not None:
+        report = result.report
+        figures |= {"final/accuracy": report.accuracy, "final/macro_f1": report.macro_f1}
+        figures |= {"final/log_loss": report.log_loss, "final/calibration_error": report.calibration.expected_error}
+    return figures
 
 
 def _summarise(trainer: Trainer, weights: ResultWeights, parameters: int) -> dict[str, Any]:

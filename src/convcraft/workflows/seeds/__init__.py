@@ -1,0 +1,1 @@
+"""The five articles' systems: as written, with what is wrong in them, and repaired."""

@@ -1,0 +1,76 @@
+"""Seed 000 where the ImageNet weights are not at hand: which file to bring, and a small run of the same steps."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from convcraft.config import RunConfig
+from convcraft.data.named import DATA_VARIABLE
+from convcraft.recipes.seed_000 import IMAGENET_MEAN, IMAGENET_STD
+from convcraft.workflows.seeds.options import RunOptions
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "how_to_get_weights", "stand_in"]
+
+SMALL_NETWORK, SMALL_WEIGHTS = "mobilenetv2_100", "mobilenetv2_100_imagenet.safetensors"
+LABELS_PER_CLASS, EPOCHS, PIXELS = 100, 3, 96
+SCRATCH_LABELS_PER_CLASS, SCRATCH_PIXELS = 20, 64
+
+
+def how_to_get_weights() -> tuple[str, ...]:
+    """The published file, how it becomes one that is read here, and the command that uses it."""
+    from torchvision.models import ResNet50_Weights
+
+    url = ResNet50_Weights.IMAGENET1K_V1.url
+    name = url.rsplit("/", 1)[-1]
+    convert = (
+        'python -c "import torch, safetensors.torch as s; '
+        f"s.save_file(torch.load('{name}', weights_only=True), 'resnet50.safetensors')\""
+    )
+    return (
+        f"the article's own system needs ImageNet's ResNet-50 weights, which are not here: the file {name}, {url}",
+        f"make it a .safetensors file (numbers alone, no code): {convert}",
+        "then run: convcraft seeds run 000 --weights resnet50.safetensors",
+        "at 224 pixels that takes days on two processor cores; with a GPU, hours. Shorten it with --epochs or --quick",
+    )
+
+
+def stand_in(config: RunConfig, options: RunOptions) -> tuple[RunConfig, str]:
+    """The article's steps on what is there: a smaller ImageNet network, else ResNet-50 from random values.
+
+    Returns:
+        the configuration, and what it is in words, beginning with what it is not.
+    """
+    weights = _find_weights(options)
+    if weights is not None:
+        small = config.changed(
+            preprocess={"image_size": (PIXELS, PIXELS)},
+            model={"name": SMALL_NETWORK, "weights": str(weights)},
+            data={"labels_per_class": LABELS_PER_CLASS},
+            optim={"learning_rate": 1e-3},
+            training={"epochs": EPOCHS},
+        )
+        what = (
+            f"not the article's system: the same steps with MobileNetV2 from ImageNet weights, {LABELS_PER_CLASS} "
+            f"images per class of CIFAR-10 at {PIXELS} pixels"
+        )
+    else:
+        small = config.changed(
+            preprocess={"image_size": (SCRATCH_PIXELS, SCRATCH_PIXELS)},
+            data={"labels_per_class": SCRATCH_LABELS_PER_CLASS},
+            training={"epochs": 1},
+        )
+        what = (
+            f"not the article's system: ResNet-50 from random values, {SCRATCH_LABELS_PER_CLASS} images per class of "
+            f"CIFAR-10 at {SCRATCH_PIXELS} pixels; it shows that the program runs, its accuracy means nothing"
+        )
+    labels = small.data.labels_per_class
+    asked = options.applied_to(small)
+    return asked.changed(data={"labels_per_class": min(labels or 1, asked.data.labels_per_class or 1)}), what
+
+
+def _find_weights(options: RunOptions) -> Path | None:
+    """ImageNet weights of the small network, in the places where data are looked for."""
+    tops = [options.data_dir, os.environ.get(DATA_VARIABLE)]
+    places = [Path(top).expanduser() / "weights" / SMALL_WEIGHTS for top in tops if top]
+    return next((path for path in places if path.is_file()), None)

@@ -1,0 +1,316 @@
+"""Keras files: the same logits as Keras itself, and clear refusals of everything that does not fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from convcraft.errors import UserError
+from convcraft.models.keras_cnn import KerasCNN
+from convcraft.models.keras_weights import load_keras_weights, read_keras_layers
+from convcraft.models.network import Network
+from convcraft.models.seed_cnn import SeedCNN
+
+h5py = pytest.importorskip("h5py", reason="Keras files are read with h5py (the extra keras-files)")
+
+
+class WithBatchNorm(Network):
+    """Convolution, batch norm, pooling, dense: torch's flattening (channel, height, width)."""
+
+    classifier_name = "dense"
+    smallest_size = 4
+
+    def __init__(self) -> None:
+        super().__init__(3, 1, (8, 8))
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.pool = nn.MaxPool2d(2)
+        self.dense = nn.Linear(4 * 4 * 4, 3)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        return self.pool(torch.relu(self.norm(self.conv(images))))
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        return self.dense(features.flatten(1))
+
+
+def keras_arrays(model: Network, seed: int = 0) -> dict[str, list[np.ndarray]]:
+    """Random weights for a network in Keras's layout, by Keras's names, in the order of the layers."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[np.ndarray]] = {}
+    counts: dict[str, int] = {}
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            stem = "conv2d"
+            outputs, inputs, height, width = module.weight.shape
+            arrays = [rng.normal(0, 0.2, (height, width, inputs, outputs)), rng.normal(0, 0.1, outputs)]
+        elif isinstance(module, nn.Linear):
+            stem = "dense"
+            arrays = [rng.normal(0, 0.1, module.weight.shape[::-1]), rng.normal(0, 0.1, module.out_features)]
+        elif isinstance(module, nn.BatchNorm2d):
+            stem, size = "batch_normalization", module.num_features
+            arrays = [
+                rng.uniform(0.5, 2, size),
+                rng.normal(size=size),
+                rng.normal(size=size),
+                rng.uniform(0.001, 2, size),
+            ]
+        else:
+            continue
+        number = counts.get(stem, 0)
+        counts[stem] = number + 1
+        found[stem if number == 0 else f"{stem}_{number}"] = [array.astype(np.float32) for array in arrays]
+    return found
+
+
+NAMES = {2: ["kernel:0", "bias:0"], 4: ["gamma:0", "beta:0", "moving_mean:0", "moving_variance:0"]}
+
+
+def write_h5(path: Path, layers: dict[str, list[np.ndarray]], settings: list[dict[str, Any]] | None = None) -> Path:
+    """As Keras's model.save("x.h5") lays it out."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group("model_weights")
+        group.attrs["layer_names"] = [name.encode() for name in [*layers, "flatten"]]
+        group.create_group("flatten").attrs["weight_names"] = np.array([], dtype="S")
+        for name, arrays in layers.items():
+            layer = group.create_group(name)
+            weight_names = [f"sequential/{name}/{part}" for part in NAMES[len(arrays)]]
+            layer.attrs["weight_names"] = [weight.encode() for weight in weight_names]
+            for weight, array in zip(weight_names, arrays, strict=True):
+                layer.create_dataset(weight, data=array)
+        if settings is not None:
+            file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {"layers": settings}})
+    return path
+
+
+def write_numbered(path: Path, layers: dict[str, list[np.ndarray]]) -> Path:
+    """As Keras's model.save_weights("x.weights.h5") lays it out."""
+    with h5py.File(path, "w") as file:
+        file.create_group("optimizer/vars").create_dataset("0", data=np.int64(3))
+        for name, arrays in layers.items():
+            group = file.create_group(f"layers/{name}/vars")
+            group.attrs["name"] = f"my_{name}"
+            for number, array in enumerate(arrays):
+                group.create_dataset(str(number), data=array)
+        file.create_group("layers/random_rotation")
+    return path
+
+
+def same_maths(layers: dict[str, list[np.ndarray]], images: np.ndarray, same: bool) -> np.ndarray:
+    """Logits by Keras's rules, in float64 NumPy, channels last: convolutions, pooling by 2, flatten, dense layers."""
+    maps = images.transpose(0, 2, 3, 1).astype(np.float64)
+    for name, (kernel, bias) in layers.items():
+        if not name.startswith("conv2d"):
+            continue
+        maps = np.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0))) if same else maps
+        windows = np.lib.stride_tricks.sliding_window_view(maps, (3, 3), axis=(1, 2))  # [B, H', W', C, h, w]
+        maps = np.maximum(np.einsum("bxycij,ijco->bxyo", windows, kernel.astype(np.float64)) + bias, 0)
+        height, width = maps.shape[1] // 2 * 2, maps.shape[2] // 2 * 2
+        cut = maps[:, :height, :width]
+        maps = cut.reshape(len(cut), height // 2, 2, width // 2, 2, -1).max(axis=(2, 4))
+    units = maps.reshape(len(maps), -1)
+    dense = [arrays for name, arrays in layers.items() if name.startswith("dense")]
+    for number, (kernel, bias) in enumerate(dense):
+        units = units @ kernel.astype(np.float64) + bias
+        units = np.maximum(units, 0) if number < len(dense) - 1 else units
+    return units
+
+
+@pytest.mark.parametrize("write", [write_h5, write_numbered])
+@pytest.mark.parametrize(("network", "same"), [(KerasCNN, True), (SeedCNN, False)])
+def test_logits_follow_keras_rules(tmp_path: Path, write: Any, network: Any, same: bool) -> None:
+    """Both orders of flattening: KerasCNN flattens as Keras does, SeedCNN as torch does, with 5x5 maps."""
+    model = network(10, 1, (28, 28)).eval()
+    layers = keras_arrays(model)
+    load_keras_weights(model, write(tmp_path / "model.h5", layers))
+    images = np.random.default_rng(1).random((4, 1, 28, 28), dtype=np.float32)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(images)).numpy()
+    expected = same_maths(layers, images, same)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_keras_cnn_with_several_positions(tmp_path: Path) -> None:
+    model = KerasCNN(3, 3, (32, 48)).eval()
+    layers = keras_arrays(model)
+    load_keras_weights(model, write_h5(tmp_path / "m.h5", layers))
+    images = np.random.default_rng(2).random((2, 3, 32, 48), dtype=np.float32)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(logits, same_maths(layers, images, same=True), atol=1e-4)
+
+
+def test_batch_norm_is_keras_batch_norm(tmp_path: Path) -> None:
+    """gamma (x - mean) / sqrt(variance + 0.001) + beta, though torch adds 0.00001."""
+    model = WithBatchNorm().eval()
+    layers = keras_arrays(model)
+    report = load_keras_weights(model, write_h5(tmp_path / "m.h5", layers))
+    maps = torch.randn(2, 4, 8, 8)
+    gamma, beta, mean, variance = (torch.from_numpy(a)[:, None, None] for a in layers["batch_normalization"])
+    expected = gamma * (maps - mean) / torch.sqrt(variance + 1e-3) + beta
+    with torch.no_grad():
+        assert torch.allclose(model.norm(maps), expected, atol=1e-5)
+    assert report.pairs == (("conv2d", "conv"), ("dense", "dense"), ("batch_normalization", "norm"))
+
+
+def test_epsilon_of_the_file_counts(tmp_path: Path) -> None:
+    model = WithBatchNorm()
+    layers = keras_arrays(model)
+    described = [{"class_name": "BatchNormalization", "config": {"name": "batch_normalization", "epsilon": 0.5}}]
+    load_keras_weights(model, write_h5(tmp_path / "m.h5", layers, described))
+    expected = layers["batch_normalization"][3] + 0.5 - model.norm.eps
+    np.testing.assert_allclose(model.norm.running_var.numpy(), expected, rtol=1e-6)
+
+
+def test_more_than_ten_layers_keep_their_order(tmp_path: Path) -> None:
+    names = [f"dense_{number}" if number else "dense" for number in range(12)]
+    layers = {name: [np.full((2, 2), n, np.float32), np.zeros(2, np.float32)] for n, name in enumerate(names)}
+    read = read_keras_layers(write_numbered(tmp_path / "m.weights.h5", layers))
+    assert [layer.arrays[0][0, 0] for layer in read] == list(range(12))
+
+
+def unchanged(model: nn.Module, action: Any) -> UserError:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError) as raised:
+        action()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    return raised.value
+
+
+def test_other_networks_and_numbers_are_refused(tmp_path: Path) -> None:
+    model = KerasCNN()
+    layers = keras_arrays(model)
+    few = dict(list(layers.items())[1:])
+    error = unchanged(model, lambda: load_keras_weights(model, write_h5(tmp_path / "few.h5", few)))
+    assert "3 convolution layers" in error.received
+    layers["dense_1"][0][0, 0] = np.nan
+    error = unchanged(model, lambda: load_keras_weights(model, write_h5(tmp_path / "nan.h5", layers)))
+    assert "dense_1" in error.received
+    other = keras_arrays(KerasCNN(7))
+    error = unchanged(model, lambda: load_keras_weights(model, write_h5(tmp_path / "other.h5", other)))
+    assert "[7, 64]" in error.received
+    assert "[10, 64]" in error.expected
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"strides": [2, 2]}, "(2, 2)"), ({"padding": "valid"}, "(0, 0)"), ({"activation": "elu"}, "elu")],
+)
+def test_other_settings_are_refused(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    model = KerasCNN()
+    config = {"name": "conv2d", "strides": [1, 1], "padding": "same", "activation": "relu"} | changed
+    path = write_h5(tmp_path / "m.h5", keras_arrays(model), [{"class_name": "Conv2D", "config": config}])
+    assert said in unchanged(model, lambda: load_keras_weights(model, path)).received
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    model = KerasCNN()
+    good = write_h5(tmp_path / "good.h5", keras_arrays(model)).read_bytes()
+    for name, content in {
+        "cut.h5": good[: len(good) // 2],
+        "text.h5": b"weights",
+        "empty.h5": b"",
+        "zip.keras": _zip({"readme.txt": b"x"}),
+        "inner.keras": _zip({"config.json": b"{}", "model.weights.h5": b"x"}),
+        "json.keras": _zip({"config.json": b"{", "model.weights.h5": good}),
+    }.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        assert name in unchanged(model, lambda path=path: load_keras_weights(model, path)).received
+    assert "not there" in unchanged(model, lambda: load_keras_weights(model, tmp_path / "no.h5")).received
+
+
+def _zip(members: dict[str, bytes]) -> bytes:
+    import io
+
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def test_links_to_other_files_are_not_followed(tmp_path: Path) -> None:
+    model = KerasCNN()
+    layers = keras_arrays(model)
+    write_h5(tmp_path / "secret.h5", layers)
+    path = write_h5(tmp_path / "m.h5", layers)
+    with h5py.File(path, "r+") as file:
+        kernel = "model_weights/dense/sequential/dense/kernel:0"
+        del file[kernel]
+        file[kernel] = h5py.ExternalLink("secret.h5", kernel)
+    assert "link" in unchanged(model, lambda: load_keras_weights(model, path)).received
+
+
+def test_code_in_the_description_is_not_run(tmp_path: Path) -> None:
+    """A Lambda layer's code stays text."""
+    model = KerasCNN()
+    layer = {"class_name": "Lambda", "config": {"name": "lambda", "function": {"code": "raise SystemExit"}}}
+    path = write_h5(tmp_path / "m.h5", keras_arrays(model), [layer])
+    assert len(load_keras_weights(model, path).pairs) == 6
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("ending", [".h5", ".weights.h5", ".keras"])
+def test_keras_itself_gives_the_same(tmp_path: Path, ending: str) -> None:
+    """The repaired article's network, trained a little by Keras, saved by Keras, read here."""
+    keras = _keras()
+    layers = keras.layers
+    stack = [keras.Input((28, 28, 1)), layers.RandomRotation(0.03)]
+    for maps in (32, 64, 64, 64):
+        stack += [layers.Conv2D(maps, (3, 3), activation="relu", padding="same"), layers.MaxPooling2D((2, 2))]
+    stack += [layers.Flatten(), layers.Dense(64, activation="relu"), layers.Dropout(0.25), layers.Dense(10)]
+    theirs = keras.Sequential(stack)
+    theirs.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    rng = np.random.default_rng(0)
+    images = rng.random((64, 28, 28, 1), dtype=np.float32)
+    theirs.fit(images, rng.integers(10, size=64), epochs=1, verbose=0)
+    _compare(theirs, KerasCNN(), images, tmp_path / f"m{ending}")
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("ending", [".h5", ".weights.h5", ".keras"])
+def test_keras_batch_norm_gives_the_same(tmp_path: Path, ending: str) -> None:
+    keras = _keras()
+    layers = keras.layers
+    theirs = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(4, 3, padding="same", name="z_first"),
+            layers.BatchNormalization(name="a_second"),
+            layers.ReLU(),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(3),
+        ]
+    )
+    theirs.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    rng = np.random.default_rng(0)
+    images = (rng.random((64, 8, 8, 1)) / 50).astype(np.float32)  # small variances: epsilon matters
+    theirs.fit(images, rng.integers(3, size=64), epochs=2, verbose=0)
+    _compare(theirs, WithBatchNorm(), images, tmp_path / f"m{ending}")
+
+
+def _keras() -> Any:
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    return pytest.importorskip("keras", reason="the comparison needs Keras 3: pip install keras")
+
+
+def _compare(theirs: Any, ours: Network, images: np.ndarray, path: Path) -> None:
+    if path.name.endswith(".weights.h5"):
+        theirs.save_weights(path)
+    else:
+        theirs.save(path)
+    load_keras_weights(ours.eval(), path)
+    with torch.no_grad():
+        logits = ours(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    np.testing.assert_allclose(logits, theirs.predict(images, verbose=0), atol=1e-4)
