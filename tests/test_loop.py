@@ -211,7 +211,7 @@ def test_a_dead_data_worker_saves_and_resumes_exactly(tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", config)
     marker = tmp_path / "marker"
     marker.touch()
-    fatal = FatalOnce(TRAIN.samples, TRAIN.targets, TRAIN.preprocess, None, marker)
+    fatal = FatalOnce(TRAIN.samples, TRAIN.targets, TRAIN.preprocess, None, marker=marker)
     with pytest.raises(Interrupted, match="died"):
         train(tmp_path / "parts", config, train=fatal)
     assert not marker.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,12 @@ def test_log_softmax_twice_changes_nothing_but_softmax_floors_the_loss() -> None
     loss = torch.nn.functional.cross_entropy
     assert loss(sure.log_softmax(1), target) == loss(sure, target) == 0
     assert abs(float(loss(sure.softmax(1), target)) - 1.4612) < 1e-4
+
+
+def test_the_page_tells_the_number_of_defects() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "seeds.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| (\d{3}) \| .* \| (\d+) \|$", page, re.M))
+    assert told == {seed_id: str(sum(found.values())) for seed_id, found in DEFECTS.items()}
 
 
 # The command ------------------------------------------------------------------------------------------------------

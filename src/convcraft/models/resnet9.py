@@ -27,7 +27,7 @@ class ResNet9(Network):
     """Stem, three stages, classifier; for images from 16x16.
 
     The stem looks at patches of 2x2 pixels along their principal directions, each scaled to variance 1, and at the
-    negatives of these: 2 * C * 4 filters. They come from train images by `start_from_images`, and only the biases learn.
+    negatives of these: 2 * C * 4 filters. They come from train images by `start_from_images`; only the biases learn.
     Before that, and where no images are at hand, its filters are orthogonal directions drawn at random.
 
     Args:

@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 
 from convcraft.config import TrainingConfig
 from convcraft.errors import UserError
+from convcraft.training.allocator import keep_freed_memory
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -54,5 +55,7 @@ def precision_of(precision: str, accelerator: str) -> str:
 def build_fabric(config: TrainingConfig) -> Fabric:
     """Lightning Fabric for one device; it owns placement and precision, the loop stays ours."""
     accelerator = accelerator_of(config.device)
+    if accelerator == "cpu":
+        keep_freed_memory()
     precision: Any = precision_of(config.precision, accelerator)  # Fabric lists the valid strings as its type
     return Fabric(accelerator=accelerator, devices=1, precision=precision)

@@ -125,14 +125,14 @@ def orthogonalize(matrix: Tensor, steps: int = STEPS) -> Tensor:
     return result if matrix.shape[0] <= matrix.shape[1] else result.T
 
 
-def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
+def hidden_weights(model: nn.Module) -> list[Tensor]:
     """Weights for Muon: linear and ungrouped 2-d convolution layers but the first and the classifier, if trained.
 
     A grouped convolution's filters see different inputs, so the rows of its weight are no matrix of one map.
     """
     layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     outer = {id(parameter) for layer in [*layers[:1], *_classifiers(model, layers)] for parameter in layer.parameters()}
-    weights: dict[int, nn.Parameter] = {
+    weights: dict[int, Tensor] = {
         id(layer.weight): layer.weight
         for layer in layers
         if layer.weight.requires_grad and id(layer.weight) not in outer and getattr(layer, "groups", 1) == 1
