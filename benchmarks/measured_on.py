@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ def spread(values: list[float]) -> dict[str, Any]:
     return {"mean": found.mean, "std": found.std, "min": found.minimum, "max": found.maximum, "values": values}
 
 
+def alike(values: Iterable[Any]) -> Any:
+    """What every run had (threads, precision): the value; a list where they differ, None where there was no run."""
+    different = sorted(set(values))
+    return different[0] if len(different) == 1 else (different or None)
+
+
 def stolen_seconds() -> float:
     """Processor time that the host took from this (virtual) machine since it started, over all cores; 0 if unknown."""
     stat = Path("/proc/stat")
@@ -64,9 +71,11 @@ def convcraft_json(*arguments: str) -> dict[str, Any]:
 
 
 def write_result(name: str, result: dict[str, Any]) -> Path:
-    """results/NAME.json, with the command that made it."""
+    """results/NAME.json, with the command that made it; replaced in one step, so that a stop leaves a whole file."""
     command = "python benchmarks/" + shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"command": command, **result}, indent=1) + "\n", encoding="utf-8")
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"command": command, **result}, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
     print(f"written: {path.name}")
     return path

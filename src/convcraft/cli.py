@@ -188,11 +188,13 @@ def train(
     if data is None and recipe is None and config is None and not resume:
         fix = "Name a folder, a file, hub:OWNER/NAME, or a set such as digits, mnist, cifar10."
         raise UserError("no DATA", "what to train on", fix)
+    if summary or lr_range:
+        _refuse_beside("--summary" if summary else "--lr-range", resume, profile, summary and (lr_range or out))
     if summary:
         _print_summary(chosen, quiet, json_)
         return
     if lr_range:
-        _find_learning_rate(chosen, out, resume, quiet, json_)
+        _find_learning_rate(chosen, out, quiet, json_)
         return
     if resume and out is None:
         raise UserError("--resume without --out", "the folder of the run to go on with", "Add --out RUN.")
@@ -468,14 +470,19 @@ def seeds_run(
         _print_json({"seed": seed_id, "as_written": examined.to_dict(), "repaired": repair.to_dict()})
 
 
-def _find_learning_rate(config: Any, out: Path | None, resume: bool, quiet: bool, as_json: bool) -> None:
+def _refuse_beside(option: str, resume: bool, profile: bool, more: object) -> None:
+    """--summary and --lr-range start no run and continue none."""
+    if resume or profile or more:
+        fix = f"Leave the other out; --config RUN/config.yaml takes the settings of a run."
+        raise UserError(f"{option} beside an option for training", f"{option} with data and settings alone", fix)
+
+
+def _find_learning_rate(config: Any, out: Path | None, quiet: bool, as_json: bool) -> None:
     """`train --lr-range`: the sweep, the figure and what it suggests."""
     from convcraft.workflows.choose_config import first_free
     from convcraft.workflows.console import make_console
     from convcraft.workflows.lr_range import find_learning_rate
 
-    if resume:
-        raise UserError("--lr-range with --resume", "one of the two", "A range test starts no run and continues none.")
     out = out or first_free(Path("runs", f"{Path(config.data.source).stem or 'run'}-lr-range"))
     result = find_learning_rate(config, out, console=make_console(quiet))
     curve = result.curve

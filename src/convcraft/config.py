@@ -29,6 +29,7 @@ MUON_SCALES = ("rms", "relative")
 SCHEDULES = ("constant", "step", "cosine", "one_cycle", "plateau")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 COMPILE_CHOICES = ("off", "auto", "on")
+ON_OR_OFF = {"training.compile"}  # settings whose words on and off YAML 1.1 reads as truth values
 LOSSES = ("cross_entropy", "bce", "mse", "nll")
 CLASS_WEIGHTS = ("none", "balanced")
 FLIP_MODES = ("random", "alternate")
@@ -434,7 +435,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as text; what is no number fails below
             return float(value)
-    if hint is str and isinstance(value, bool):
-        return "on" if value else "off"  # YAML 1.1 reads these two words as truth values
+    if where in ON_OR_OFF and isinstance(value, bool):
+        return "on" if value else "off"
     _check(type(value) is hint, where, value, f"a value of type {hint.__name__}")
     return value

@@ -28,6 +28,7 @@ from convcraft.data.augment_draws import (
     between,
     signed,
 )
+from convcraft.data.augment_large import is_large, move_slices
 
 WHOLE = (1.0, 1.0)
 _VALUES_AT_ONCE = 1 << 19  # large images go in parts that stay in the processor's cache (measured: 1.7 times as fast)
@@ -50,17 +51,22 @@ def moves(config: AugmentConfig) -> bool:
 
 def move_whole_pixels(pixels: Tensor, draws: Tensor, config: AugmentConfig) -> Tensor:
     """Flip, shift and crop by whole pixels: uint8 [B, H, W, C] in and out; what comes in at the border is black."""
-    batch, height, width, _ = pixels.shape
-    rows = torch.arange(height).repeat(batch, 1)  # [B, H]
-    cols = torch.arange(width).repeat(batch, 1)  # [B, W]
-    if config.vertical_flip:
-        rows = torch.where((draws[:, FLIP_Y] < 0.5)[:, None], rows.flip(1), rows)
-    if config.horizontal_flip:
-        cols = torch.where((draws[:, FLIP_X] < 0.5)[:, None], cols.flip(1), cols)
-    rows = rows + _offsets(draws, height, SHIFT_Y, CROP_Y, config)[:, None]
-    cols = cols + _offsets(draws, width, SHIFT_X, CROP_X, config)[:, None]
+    _, height, width, _ = pixels.shape
+    flip_rows = (draws[:, FLIP_Y] < 0.5) & config.vertical_flip  # [B]
+    flip_cols = (draws[:, FLIP_X] < 0.5) & config.horizontal_flip
+    rows_off = _offsets(draws, height, SHIFT_Y, CROP_Y, config)
+    cols_off = _offsets(draws, width, SHIFT_X, CROP_X, config)
+    if is_large(pixels, height, width):
+        return move_slices(pixels, flip_rows, flip_cols, rows_off, cols_off)
+    rows, cols = _places(height, flip_rows, rows_off), _places(width, flip_cols, cols_off)
     rows, cols = (places.to(torch.int32).to(pixels.device) for places in (rows, cols))
     return gather_pixels(pixels, rows[:, :, None], cols[:, None, :])
+
+
+def _places(size: int, flipped: Tensor, offsets: Tensor) -> Tensor:
+    """Which row (or column) of its image each row of a result shows: int64 [B, size]."""
+    places = torch.arange(size)
+    return torch.where(flipped[:, None], places.flip(0), places) + offsets[:, None]
 
 
 def _offsets(draws: Tensor, size: int, shift: int, crop: int, config: AugmentConfig) -> Tensor:

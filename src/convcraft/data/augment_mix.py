@@ -21,6 +21,7 @@ from convcraft.data.augment_draws import (
     MIX_KIND,
     between,
 )
+from convcraft.data.augment_large import Boxes, blend_neighbours, erase_slices, is_large
 from convcraft.data.augment_light import as_rows
 
 ERASE_AREA_RANGE = (0.02, 1 / 3)  # share of the image (Zhong et al. 2017, "Random erasing data augmentation")
@@ -39,12 +40,16 @@ def erase(images: Tensor, draws: Tensor, config: AugmentConfig) -> Tensor:
     left = (draws[:, ERASE_X] * (width - box_width + 1)).floor()
     chosen = draws[:, ERASE] < config.erasing_probability
     box_height = torch.where(chosen, box_height, 0.0)
-    as_rows(images).masked_fill_(_inside(top, top + box_height, left, left + box_width, images), 0.0)
+    boxes = (top, top + box_height, left, left + box_width)
+    if is_large(images, height, width):
+        return erase_slices(images, boxes)
+    as_rows(images).masked_fill_(_inside(boxes, images), 0.0)
     return images
 
 
-def _inside(top: Tensor, bottom: Tensor, left: Tensor, right: Tensor, images: Tensor) -> Tensor:
-    """Which values lie in each image's box (bottom and right excluded), as rows: bool [B, H, W * C]."""
+def _inside(boxes: Boxes, images: Tensor) -> Tensor:
+    """Which values lie in each image's box, as rows: bool [B, H, W * C]."""
+    top, bottom, left, right = boxes
     rows, cols = torch.arange(images.shape[2]), torch.arange(images.shape[3])
     in_rows = (rows >= top[:, None]) & (rows < bottom[:, None])  # [B, H]
     in_cols = (cols >= left[:, None]) & (cols < right[:, None])  # [B, W]
@@ -62,41 +67,44 @@ def mix(
     Returns:
         images float32 [B, C, H, W]; targets float32 [B, K], each row adding up to one.
     """
-    kept, share = _mixup_shares(draws, config) if config.mixup_alpha else _cutmix_shares(images, draws, config)
-    if config.mixup_alpha and config.cutmix_alpha:
-        cut = draws[:, MIX_KIND] < 0.5
-        pasted, cut_share = _cutmix_shares(images, draws, config)
-        kept = torch.where(cut.to(images.device)[:, None, None], pasted, kept.to(images.device))
-        share = torch.where(cut, cut_share, share)
-    kept, share = kept.to(images.device), share.to(targets.device)
+    cut = _which_are_cut(draws, config)  # bool [B]
+    share = _mixup_shares(draws, config) if config.mixup_alpha else torch.ones(len(draws))
+    boxes, cut_share = _cutmix_boxes(images, draws, config) if config.cutmix_alpha else (None, share)
+    label_share = torch.where(cut, cut_share, share).to(targets.device)[:, None]
     own = torch.nn.functional.one_hot(targets, num_classes).to(torch.float32)  # [B, K]
-    mixed_targets = share[:, None] * own + (1 - share)[:, None] * own.roll(1, 0)
+    mixed_targets = label_share * own + (1 - label_share) * own.roll(1, 0)
+    if is_large(images, *images.shape[2:]):
+        return blend_neighbours(images, share, cut.tolist(), boxes), mixed_targets
+    kept = share[:, None, None].to(images.device)
+    if boxes is not None:
+        outside = (~_inside(boxes, images)).to(torch.float32)  # [B, H, W * C]
+        kept = torch.where(cut.to(images.device)[:, None, None], outside, kept)
     rows = as_rows(images)
     partners = rows.roll(1, 0).mul_(1 - kept)
     rows.mul_(kept).add_(partners)
     return images, mixed_targets
 
 
-def _mixup_shares(draws: Tensor, config: AugmentConfig) -> tuple[Tensor, Tensor]:
-    """Of each pixel and of the label, how much is kept (Zhang et al. 2018, "mixup").
+def _which_are_cut(draws: Tensor, config: AugmentConfig) -> Tensor:
+    """Whether each image gets CutMix and not MixUp: bool [B]."""
+    if config.mixup_alpha and config.cutmix_alpha:
+        return draws[:, MIX_KIND] < 0.5
+    return torch.full((len(draws),), bool(config.cutmix_alpha))
+
+
+def _mixup_shares(draws: Tensor, config: AugmentConfig) -> Tensor:
+    """Of each pixel and of the label, how much is kept (Zhang et al. 2018, "mixup"): float32 [B].
 
     Each image draws its own share, at least one half, so that its own label stays the larger part.
-
-    Returns:
-        float32 [B, 1, 1] and [B].
     """
     share = _beta(draws[:, MIX], config.mixup_alpha).to(torch.float32)
-    share = torch.maximum(share, 1 - share)
-    return share[:, None, None], share
+    return torch.maximum(share, 1 - share)
 
 
-def _cutmix_shares(images: Tensor, draws: Tensor, config: AugmentConfig) -> tuple[Tensor, Tensor]:
-    """The same for CutMix (Yun et al. 2019): 0 inside one rectangle, 1 outside; the label by the pixels that are left.
+def _cutmix_boxes(images: Tensor, draws: Tensor, config: AugmentConfig) -> tuple[Boxes, Tensor]:
+    """The rectangles of CutMix (Yun et al. 2019), and of the label as much as the pixels that are left: float32 [B].
 
     The rectangle has the image's aspect and its centre anywhere; what sticks out is cut off, as in the paper.
-
-    Returns:
-        float32 [B, H, W * C] and [B].
     """
     height, width = images.shape[2:]
     side = (1 - _beta(draws[:, CUT], config.cutmix_alpha)).sqrt()
@@ -105,8 +113,7 @@ def _cutmix_shares(images: Tensor, draws: Tensor, config: AugmentConfig) -> tupl
     top, bottom = (row - half_height).clamp(0, height), (row + half_height).clamp(0, height)
     left, right = (col - half_width).clamp(0, width), (col + half_width).clamp(0, width)
     share = 1 - (bottom - top) * (right - left) / (height * width)
-    kept = ~_inside(top, bottom, left, right, images)
-    return kept.to(torch.float32), share.to(torch.float32)
+    return (top, bottom, left, right), share.to(torch.float32)
 
 
 def _beta(draws: Tensor, alpha: float) -> Tensor:

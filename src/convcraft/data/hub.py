@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 PREFIX = "hub:"
 _ADDRESS = re.compile(r"(?P<name>[\w.-]+/[\w.-]+|[\w.-]+)(:(?P<config>[^:@]+))?(@(?P<revision>[^@]+))?")
-_SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk writes
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,9 @@ class HubAddress:
 
 
 def is_saved_dataset(folder: Path) -> bool:
-    """Whether `datasets` saved a data set in this folder (save_to_disk)."""
-    return any((folder / name).is_file() for name in _SAVED)
+    """Whether `datasets` saved a data set in this folder (save_to_disk): splits, or one set without."""
+    one_set = ("state.json", "dataset_info.json")
+    return (folder / "dataset_dict.json").is_file() or all((folder / name).is_file() for name in one_set)
 
 
 def open_hub(text: str, config: DataConfig, progress: Progress | None = None) -> Source:
@@ -259,7 +259,7 @@ def _samples(split: str, part: Dataset, column: str, targets: Sequence[int | Non
     no_bytes = pyarrow.compute.is_null(pyarrow.compute.struct_field(stored, "bytes")).to_pylist()
     paths = pyarrow.compute.struct_field(stored, "path").to_pylist()
     images = _EncodedImages(rows, column)
-    origin = _origin(part)
+    origin = _origin(part, column)
     samples: list[Sample] = []
     for row, target in enumerate(targets):
         if target is None:
@@ -272,8 +272,8 @@ def _samples(split: str, part: Dataset, column: str, targets: Sequence[int | Non
     return samples
 
 
-def _origin(part: Dataset) -> str:
-    """What changes when the Arrow files do: their names, sizes and times; "" for a data set in memory."""
+def _origin(part: Dataset, column: str) -> str:
+    """What changes with the column and when the Arrow files do: names, sizes, times; "" for a data set in memory."""
     files = [Path(entry["filename"]) for entry in part.cache_files]
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return f"{part._fingerprint} {stats}" if stats else ""
+    return f"{column!r} {part._fingerprint} {stats}" if stats else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALL = "all"  # the split of a source that brings no splits of its own
+SEVERITIES = ("error", "warning", "info")  # of findings, worst first
 
 # Called as progress(done, total, what) while something long runs.
 Progress = Callable[[int, int, str], None]
@@ -28,6 +29,16 @@ class Sample:
     image: Path | bytes | NDArray[np.uint8]
     target: int
     source: str
+
+    @property
+    def file(self) -> Path | None:
+        """The file that holds this image and nothing else; None for bytes and arrays. Nothing is read."""
+        return self.image if isinstance(self.image, Path) else None
+
+    @property
+    def is_array(self) -> bool:
+        """Whether the image is already decoded. Nothing is read."""
+        return isinstance(self.image, np.ndarray)
 
     def with_target(self, target: int) -> Sample:
         """The same image under another class number."""
@@ -61,6 +72,14 @@ class StoredSample(Sample):
     def image(self) -> bytes:  # computed where other samples store it
         return self.stored[self.row]
 
+    @property
+    def file(self) -> None:
+        return None
+
+    @property
+    def is_array(self) -> bool:
+        return False
+
     def with_target(self, target: int) -> StoredSample:
         return StoredSample(self.stored, self.row, target, self.source, self.identity)
 
@@ -73,7 +92,7 @@ class Finding:
     """Something about the data that a person should know (the shape that `doctor` prints)."""
 
     kind: str  # unreadable, exact_duplicate, near_duplicate, leak, imbalance, odd_size, odd_channels, too_few, settings
-    severity: str  # info, warning, error
+    severity: str  # one of SEVERITIES
     files: tuple[str, ...]
     message: str
     fix: str
@@ -86,6 +105,11 @@ class Finding:
             "message": self.message,
             "fix": self.fix,
         }
+
+
+def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """By severity; in the order given where that is the same."""
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
 @dataclass(frozen=True)

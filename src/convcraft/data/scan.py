@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from convcraft.data.images import BadImage, decode
-from convcraft.data.sample import Finding, Progress, Sample
+from convcraft.data.sample import Finding, Progress, Sample, worst_first
 from convcraft.data.scan_arrays import pixel_digests, runs_of_one_shape, stacked, thumbnails_of
 from convcraft.errors import UserError
 
@@ -142,7 +142,7 @@ def scan_images(samples: Sequence[Sample], *, progress: Progress | None = None, 
 def _threads_for(samples: Sequence[Sample], num_threads: int | None) -> int:
     if num_threads is not None:
         return num_threads
-    if samples and isinstance(samples[0].image, np.ndarray):
+    if samples and samples[0].is_array:
         return 1  # nothing to decode: threads would only wait for Python's lock (measured: twice as slow)
     return min(8, os.cpu_count() or 1)
 
@@ -157,8 +157,9 @@ def _in_order(look_at_some: Callable[[int], list[_Look]], starts: range, num_thr
 
 def _look(sample: Sample, thumbnail: NDArray[np.uint8]) -> _Look:
     """Looks at one sample and writes to thumbnail: uint8 [32, 32, 3]."""
+    image = sample.image  # once: stored images are read anew each time
     try:
-        decoded = decode(sample.image)
+        decoded = decode(image)
     except BadImage as bad:
         return _Look(ImageFacts(0, 0, 0, "", bad.message, bad.reason), "")
     picture = decoded.image
@@ -171,7 +172,7 @@ def _look(sample: Sample, thumbnail: NDArray[np.uint8]) -> _Look:
         problem=None,
         has_more_frames=decoded.has_more_frames,
     )
-    return _Look(facts, _pixel_digest(picture, sample.image))
+    return _Look(facts, _pixel_digest(picture, image))
 
 
 def _look_at_arrays(samples: Sequence[Sample], thumbnails: NDArray[np.uint8]) -> list[_Look]:
@@ -221,8 +222,7 @@ def findings(scan: Scan, samples: Sequence[Sample]) -> tuple[Finding, ...]:
         *_odd_sizes(scan, samples),
         *_odd_channels(scan, samples),
     ]
-    order = ("error", "warning", "info")
-    return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
+    return worst_first(found)
 
 
 def _finding(kind: str, severity: str, files: Sequence[str], message: str, fix: str) -> Finding:
@@ -269,8 +269,8 @@ def _duplicates(scan: Scan, samples: Sequence[Sample]) -> Iterator[Finding]:
 def _mistyped(scan: Scan, samples: Sequence[Sample]) -> Iterator[Finding]:
     wrong = []
     for fact, sample in zip(scan.facts, samples, strict=True):
-        if fact.problem is None and isinstance(sample.image, Path):
-            ending = sample.image.suffix.lower()
+        if fact.problem is None and sample.file is not None:
+            ending = sample.file.suffix.lower()
             if ending and ending not in _ENDINGS[fact.format]:
                 wrong.append((sample.source, fact.format))
     if wrong:

@@ -18,11 +18,11 @@ def runs_of_one_shape(samples: Sequence[Sample], start: int, stop: int) -> Itera
     """(first, end) of stretches of samples that can be looked at together: uint8 arrays of one shape; else alone."""
     first = start
     while first < stop:
-        image = samples[first].image
+        image = samples[first].image if samples[first].is_array else None  # others would be read from their file
         end = first + 1
         if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
             last = min(stop, first + max(1, STACK_BYTES // image.nbytes))
-            while end < last and _alike(samples[end].image, image):
+            while end < last and samples[end].is_array and _alike(samples[end].image, image):
                 end += 1
         yield first, end
         first = end

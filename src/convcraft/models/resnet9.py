@@ -24,7 +24,7 @@ BATCH_NORM_MOMENTUM = 0.4  # share of the newest batch in the running statistics
 
 
 class ResNet9(Network):
-    """Stem, three stages, classifier; for images from 16x16.
+    """Stem, three stages, classifier; for images from 9x9.
 
     The stem looks at patches of 2x2 pixels along their principal directions, each scaled to variance 1, and at the
     negatives of these: 2 * C * 4 filters. They come from train images by `start_from_images`; only the biases learn.
@@ -91,11 +91,11 @@ class ResNet9(Network):
         """
         size = self.stem.kernel_size[0]
         patches = images.unfold(2, size, 1).unfold(3, size, 1)  # [B, C, H', W', 2, 2]
-        rows = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, images.shape[1] * size * size)  # [N, C * 4]
-        covariance = (rows.T @ rows).double() / len(rows)
-        variances, directions = torch.linalg.eigh(covariance)  # columns of directions, by rising variance
-        signs = directions.sum(dim=0).sign()  # an eigenvector's sign is the solver's whim: fix it
-        filters = (directions * torch.where(signs == 0, 1.0, signs)).T.flip(0)
+        rows = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, images.shape[1] * size * size).double()  # [N, C * 4]
+        variances, directions = torch.linalg.eigh(rows.T @ rows / len(rows))  # columns of directions, by rising variance
+        # An eigenvector's sign is the solver's whim. Unequal weights fix it, also for edges, whose entries sum to 0.
+        weights = torch.arange(1, len(directions) + 1, dtype=torch.float64).sqrt()
+        filters = (directions * (weights @ directions).sign()).T.flip(0)
         scale = (variances.flip(0) + WHITENING_FLOOR).rsqrt()
         self._set_stem((filters * scale[:, None]).float())
 

@@ -15,7 +15,7 @@ import platform
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 USERS_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
-LARGEST_KEPT_BYTES = 1 << 30  # blocks above this still come from the system and return to it
+LARGEST_KEPT_BYTES = (1 << 30, 32 << 20)  # larger blocks still return to the system; older versions take the second
 LARGEST_INT = 2**31 - 1
 
 
@@ -31,4 +31,5 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in USERS_SETTINGS):
         return False
     libc = ctypes.CDLL(None)  # the library that this process runs on
-    return bool(libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES) and libc.mallopt(M_TRIM_THRESHOLD, LARGEST_INT))
+    kept = any(libc.mallopt(M_MMAP_THRESHOLD, size_bytes) for size_bytes in LARGEST_KEPT_BYTES)
+    return bool(libc.mallopt(M_TRIM_THRESHOLD, LARGEST_INT)) and kept

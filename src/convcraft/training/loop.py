@@ -183,11 +183,7 @@ def train_epoch(trainer: Trainer, bar: TrainingProgress, stop: StopRequest, cloc
     for passes in plan.steps[state.step_in_epoch :]:
         learning_rate = set_learning_rate(trainer)
         step_tally = accumulate_gradients(trainer, batches, passes)
-        if training.gradient_clip_norm is not None:
-            gradient_scaling.clip_gradients(trainer.fabric, trainer.optimizer.optimizer, training.gradient_clip_norm)
-        trainer.optimizer.step()
-        gradient_scaling.check_scale(trainer.fabric)
-        trainer.optimizer.zero_grad(set_to_none=True)
+        take_step(trainer.fabric, trainer.optimizer, training.gradient_clip_norm)
         watch.lap("optimizer")
         if trainer.average is not None:
             trainer.average.update(state.step)
@@ -231,6 +227,15 @@ def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], passes: Seq
         trainer.fabric.backward(loss * (len(images) / step_images))
         watch.lap("backward")
     return tally
+
+
+def take_step(fabric: Fabric, optimizer: _FabricOptimizer, gradient_clip_norm: float | None) -> None:
+    """Move the weights by their gradients, cut to gradient_clip_norm where there is one, and drop the gradients."""
+    if gradient_clip_norm is not None:
+        gradient_scaling.clip_gradients(fabric, optimizer.optimizer, gradient_clip_norm)
+    optimizer.step()
+    gradient_scaling.check_scale(fabric)
+    optimizer.zero_grad(set_to_none=True)
 
 
 def set_learning_rate(trainer: Trainer) -> float:

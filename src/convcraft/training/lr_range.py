@@ -27,7 +27,7 @@ from convcraft.data.loader import Batch, EpochPlan, train_batches
 from convcraft.errors import UserError
 from convcraft.training import gradient_scaling, random_state
 from convcraft.training.devices import build_fabric
-from convcraft.training.loop import Trainer
+from convcraft.training.loop import Trainer, take_step
 from convcraft.training.optim import build_optimizer
 
 DIVERGED_FACTOR = 4.0  # the test ends where the running loss is above its start and so many times its least value
@@ -185,12 +185,7 @@ def _train_step(
         if not math.isfinite(mean):
             return mean
         fabric.backward(loss * share)
-    max_norm = trainer.config.training.gradient_clip_norm
-    if max_norm is not None:
-        gradient_scaling.clip_gradients(fabric, optimizer.optimizer, max_norm)
-    optimizer.step()
-    gradient_scaling.check_scale(fabric)
-    optimizer.zero_grad(set_to_none=True)
+    take_step(fabric, optimizer, trainer.config.training.gradient_clip_norm)
     return mean
 
 

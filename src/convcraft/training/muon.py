@@ -125,8 +125,8 @@ def orthogonalize(matrix: Tensor, steps: int = STEPS) -> Tensor:
     return result if matrix.shape[0] <= matrix.shape[1] else result.T
 
 
-def hidden_weights(model: nn.Module) -> list[Tensor]:
-    """Weights for Muon: linear and ungrouped 2-d convolution layers but the first and the classifier, if trained.
+def hidden_weights(model: nn.Module, *, trained: bool = True) -> list[Tensor]:
+    """Weights for Muon: linear and ungrouped 2-d convolution layers but the first and the classifier; trained or frozen.
 
     A grouped convolution's filters see different inputs, so the rows of its weight are no matrix of one map.
     """
@@ -135,7 +135,7 @@ def hidden_weights(model: nn.Module) -> list[Tensor]:
     weights: dict[int, Tensor] = {
         id(layer.weight): layer.weight
         for layer in layers
-        if layer.weight.requires_grad and id(layer.weight) not in outer and getattr(layer, "groups", 1) == 1
+        if layer.weight.requires_grad == trained and id(layer.weight) not in outer and getattr(layer, "groups", 1) == 1
     }
     return list(weights.values())
 

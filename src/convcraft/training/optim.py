@@ -50,12 +50,18 @@ def _muon(config: OptimConfig, model: nn.Module) -> Muon:
     """Muon for the hidden layers, `optim.other` at `optim.other_learning_rate` for the rest."""
     hidden = hidden_weights(model)
     chosen = {id(weight) for weight in hidden}
+    if not hidden and hidden_weights(model, trained=False):
+        fix = "Unfreeze one of them (model.freeze), or choose another optim.name."
+        raise UserError("optim.name muon with every hidden layer frozen", "a weight that Muon can move", fix)
     if not hidden:
         fix = "Choose another optim.name, or a network with a layer between its first and its classifier."
         raise UserError("optim.name muon, but the network has no hidden layer", "a weight that Muon can move", fix)
     groups = parameter_groups((p for p in model.parameters() if id(p) not in chosen), config.weight_decay)
     for group in groups:
         group["rate_factor"] = (config.other_learning_rate or config.learning_rate) / config.learning_rate
+    if not groups:
+        fix = "Leave the classifier or the norms unfrozen (model.freeze)."
+        raise UserError("optim.name muon with all but the hidden layers frozen", "parameters for optim.other", fix)
     return Muon(
         hidden,
         _ordinary(config.other, config, groups),

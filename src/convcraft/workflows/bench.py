@@ -8,7 +8,7 @@ from pathlib import Path
 
 from convcraft.errors import UserError
 
-NOT_BENCHMARKS = {"measured_on", "readme_table"}  # helpers of the scripts
+NOT_BENCHMARKS = {"keras_train_speed", "measured_on", "readme_table"}  # helpers of the scripts
 
 
 def _folder() -> Path:

@@ -6,6 +6,7 @@ from torch import nn
 
 from convcraft.config import ModelConfig
 from convcraft.data.preprocess import Preprocess
+from convcraft.errors import UserError
 from convcraft.models.build import build_model
 from convcraft.training.run_folder import ResultWeights, RunDescription, load_result
 
@@ -21,8 +22,17 @@ def build_network(config: ModelConfig, classes: tuple[str, ...], preprocess: Pre
 
 
 def load_model(run: RunDescription) -> tuple[nn.Module, ResultWeights]:
-    """The network with the weights that the run stands for, on the CPU, in eval mode."""
+    """The network with the weights that the run stands for, on the CPU, in eval mode.
+
+    Raises:
+        UserError: weights that are damaged or do not fit the network that the settings name.
+    """
     weights = load_result(run)
     model = build_network(run.config.model, run.classes, run.preprocess)
-    model.load_state_dict(weights.tensors)
+    try:
+        model.load_state_dict(weights.tensors)
+    except RuntimeError as error:
+        name = run.config.model.name
+        fix = f"Where the run was made with timm's {name}, before ours had that name: set model.name: timm/{name} in config.yaml."
+        raise UserError(f"{weights.file} of {run.folder} does not fit {name}: {error}", "the run's network", fix) from error
     return model.eval(), weights

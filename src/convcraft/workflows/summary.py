@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from convcraft.config import DataConfig, PreprocessConfig, RunConfig
-from convcraft.data.containers import BadImage
-from convcraft.data.images import decode_image
+from convcraft.data.images import BadImage, decode_image
 from convcraft.data.preprocess import Preprocess, resolve
 from convcraft.data.sample import Sample, Source
 from convcraft.data.sources import open_source

@@ -1,4 +1,4 @@
-"""The five articles: what each builds, claims, and where its parts are. No torch here: `seeds list` stays quick."""
+"""The five articles: what each builds, claims, and where its parts are."""
 
 from __future__ import annotations
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import os
+from dataclasses import dataclass
 from pathlib import Path
 
-from convcraft.config import RunConfig
-from convcraft.data.named import DATA_VARIABLE
-from convcraft.recipes.seed_000 import IMAGENET_MEAN, IMAGENET_STD
+from convcraft.config import DataConfig, RunConfig
+from convcraft.data.named import search_places
 from convcraft.workflows.seeds.options import RunOptions
-
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "how_to_get_weights", "stand_in"]
 
 SMALL_NETWORK, SMALL_WEIGHTS = "mobilenetv2_100", "mobilenetv2_100_imagenet.safetensors"
 LABELS_PER_CLASS, EPOCHS, PIXELS = 100, 5, 96
 SCRATCH_LABELS_PER_CLASS, SCRATCH_PIXELS = 20, 64
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What is run in place of the article's system."""
+
+    config: RunConfig
+    folder: str  # of its runs; each network has its own
+    what: str  # in words, beginning with what it is not
 
 
 def how_to_get_weights() -> tuple[str, ...]:
@@ -35,12 +41,8 @@ def how_to_get_weights() -> tuple[str, ...]:
     )
 
 
-def stand_in(config: RunConfig, options: RunOptions) -> tuple[RunConfig, str]:
-    """The article's steps on what is there: a smaller ImageNet network, else ResNet-50 from random values.
-
-    Returns:
-        the configuration, and what it is in words, beginning with what it is not.
-    """
+def choose_stand_in(config: RunConfig, options: RunOptions) -> StandIn:
+    """The article's steps on what is there: a smaller ImageNet network, else ResNet-50 from random values."""
     weights = _find_weights(options)
     if weights is not None:
         small = config.changed(
@@ -69,11 +71,11 @@ def stand_in(config: RunConfig, options: RunOptions) -> tuple[RunConfig, str]:
         )
     labels = small.data.labels_per_class
     asked = options.applied_to(small)
-    return asked.changed(data={"labels_per_class": min(labels or 1, asked.data.labels_per_class or 1)}), what
+    asked = asked.changed(data={"labels_per_class": min(labels or 1, asked.data.labels_per_class or 1)})
+    return StandIn(asked, "stand-in-mobilenet" if weights is not None else "stand-in-resnet50", what)
 
 
 def _find_weights(options: RunOptions) -> Path | None:
-    """ImageNet weights of the small network, in the places where data are looked for."""
-    tops = [options.data_dir, os.environ.get(DATA_VARIABLE)]
-    places = [Path(top).expanduser() / "weights" / SMALL_WEIGHTS for top in tops if top]
-    return next((path for path in places if path.is_file()), None)
+    """ImageNet weights of the small network: folder "weights" of the places where data are looked for."""
+    places = search_places("weights", DataConfig(data_dir=options.data_dir))
+    return next((path for place in places if (path := place / SMALL_WEIGHTS).is_file()), None)

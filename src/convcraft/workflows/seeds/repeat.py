@@ -9,12 +9,24 @@ from typing import Any
 from rich.console import Console
 
 from convcraft.config import RunConfig
+from convcraft.data.download import content_hash
 from convcraft.errors import UserError
 from convcraft.statistics import Spread, mean_and_spread
 from convcraft.training.checkpoint import CHECKPOINTS, saved_checkpoints
 from convcraft.training.run_folder import EVALUATION, SUMMARY, read_json, read_summary
 from convcraft.workflows.evaluate import evaluate
 from convcraft.workflows.train import train
+
+SHOWN_DIGITS = 12  # of a SHA-256, in names and messages
+
+
+def name_by_content(weights: Path) -> str:
+    """A weights file's name with the start of its SHA-256: two files of one name get two names.
+
+    Returns:
+        e.g. "mnist_model-0123456789ab".
+    """
+    return f"{weights.stem}-{content_hash(weights)[:SHOWN_DIGITS]}"
 
 
 @dataclass(frozen=True)
@@ -46,15 +58,29 @@ def train_over_seeds(config: RunConfig, seeds: int, out: Path, console: Console)
 
 
 def finish_run(config: RunConfig, run: Path, console: Console) -> SeedRun:
-    """One run, trained and evaluated as far as that is still to do."""
+    """One run, trained and evaluated as far as that is still to do.
+
+    Raises:
+        UserError: the folder holds a run with other settings, or from other starting weights in a file of this name.
+        Interrupted: a signal came; the state is saved.
+    """
     asked = run.with_name(
         f"{run.name}.yaml"
     )  # as asked: the run's own config.yaml may hold what its weights' card adds
     if asked.exists() and RunConfig.load(asked) != config:
         fix = "Choose another --out, or repeat the options that it was made with."
         raise UserError(f"{run} was made with other settings", f"the settings in {asked}", fix)
+    weights = None if config.model.weights is None else Path(config.model.weights).expanduser()
+    start = content_hash(weights) if weights is not None and weights.is_file() else None
+    noted = run.with_name(f"{run.name}.weights.sha256")
+    if start is not None and noted.exists() and noted.read_text(encoding="ascii").strip() != start:
+        found = f"{config.model.weights} with SHA-256 {start[:SHOWN_DIGITS]}..."
+        expected = f"the weights that {run} started from ({noted.read_text(encoding='ascii')[:SHOWN_DIGITS]}...)"
+        raise UserError(found, expected, f"Choose another --out, or delete {run} and {noted} to train from these.")
     run.parent.mkdir(parents=True, exist_ok=True)
     config.save(asked)
+    if start is not None:
+        noted.write_text(f"{start}\n", encoding="ascii")
     new = not ((run / SUMMARY).exists() and (run / EVALUATION).exists())
     if not (run / SUMMARY).exists():
         started = run.is_dir() and bool(saved_checkpoints(run / CHECKPOINTS))

@@ -11,11 +11,13 @@ from rich.console import Console
 
 from convcraft.errors import UserError
 from convcraft.recipes.catalogue import load_recipe
+from convcraft.recipes.seed_000 import IMAGENET_MEAN, IMAGENET_STD
 from convcraft.workflows.seeds import by_hand, imagenet_resnet, save_and_fine_tune
-from convcraft.workflows.seeds.catalogue import Seed, diagnose_seed, find_seed, seed_module
+from convcraft.workflows.seeds.catalogue import Seed, diagnose_seed, find_seed
+from convcraft.workflows.seeds.listings import write_listings
 from convcraft.workflows.seeds.options import RunOptions
 from convcraft.workflows.seeds.program import Diagnosis
-from convcraft.workflows.seeds.repeat import SeedRun, accuracy_spread, train_over_seeds
+from convcraft.workflows.seeds.repeat import SeedRun, accuracy_spread, name_by_content, train_over_seeds
 from convcraft.workflows.seeds.reproduce import Reproduction, reproduce
 
 
@@ -86,7 +88,7 @@ def repair_seed(seed_id: str, options: RunOptions, console: Console) -> Repair:
     seed = find_seed(seed_id)
     out = options.out / (f"{seed_id}-quick" if options.quick else seed_id)
     out.mkdir(parents=True, exist_ok=True)
-    listings = _write_listings(seed_id, out)
+    listings, kept = write_listings(seed_id, out)
     functions: dict[str, Callable[[Seed, RunOptions, Path, Console], Repair]] = {
         "000": _repair_000,
         "001": _repair_plain,
@@ -95,16 +97,7 @@ def repair_seed(seed_id: str, options: RunOptions, console: Console) -> Repair:
         "004": _repair_004,
     }
     made = functions[seed_id](seed, options, out, console)
-    return Repair(made.seed, made.what, made.runs, made.facts, made.notes, (*listings, *made.files))
-
-
-def _write_listings(seed_id: str, out: Path) -> tuple[Path, Path]:
-    """The article's program and its mended twin in its own framework, to read side by side."""
-    module = seed_module(seed_id)
-    paths = out / "as_written.py", out / "repaired.py"
-    for path, program in zip(paths, (module.as_written(), module.repaired()), strict=True):
-        path.write_text(program.source, encoding="utf-8")
-    return paths
+    return Repair(made.seed, made.what, made.runs, made.facts, (*kept, *made.notes), (*listings, *made.files))
 
 
 def _repair_plain(seed: Seed, options: RunOptions, out: Path, console: Console) -> Repair:
@@ -121,12 +114,13 @@ def _repair_000(seed: Seed, options: RunOptions, out: Path, console: Console) ->
     config = load_recipe(str(seed.recipe))
     if options.weights is not None:
         config = options.applied_to(config.changed(model={"weights": str(options.weights)}))
-        runs = train_over_seeds(config, options.num_runs, out, console)
+        runs = train_over_seeds(config, options.num_runs, out / name_by_content(options.weights), console)
         what = f"recipe {seed.recipe}: ResNet-50 from {options.weights.name}, fine-tuned on CIFAR-10 at 224 pixels"
         return Repair(seed, what, runs)
-    stand_in, what = imagenet_resnet.stand_in(config, options)
-    runs = train_over_seeds(stand_in, 1, out / "stand-in", console)
-    return Repair(seed, what, runs, notes=imagenet_resnet.how_to_get_weights())
+    stand_in = imagenet_resnet.choose_stand_in(config, options)
+    runs = train_over_seeds(stand_in.config, 1, out / stand_in.folder, console)
+    notes = (*_one_run(options, "the stand-in"), *imagenet_resnet.how_to_get_weights())
+    return Repair(seed, stand_in.what, runs, notes=notes)
 
 
 def _repair_002(seed: Seed, options: RunOptions, out: Path, console: Console) -> Repair:
@@ -140,9 +134,9 @@ def _repair_003(seed: Seed, options: RunOptions, out: Path, console: Console) ->
     config = load_recipe(str(seed.recipe))
     what = f"recipe {seed.recipe}: ResNet-18 with ten outputs, all of it trained from random values"
     if options.weights is not None:
-        preprocess = {"mean": imagenet_resnet.IMAGENET_MEAN, "std": imagenet_resnet.IMAGENET_STD}
+        preprocess = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
         weights = {"weights": str(options.weights)}
-        config = config.changed(model=weights, preprocess=preprocess)
+        config, out = config.changed(model=weights, preprocess=preprocess), out / name_by_content(options.weights)
         what = f"ResNet-18 as torchvision has it, from {options.weights.name}, all of it trained"
     runs = train_over_seeds(options.applied_to(config), options.num_runs, out, console)
     note = (
@@ -156,7 +150,12 @@ def _repair_004(seed: Seed, options: RunOptions, out: Path, console: Console) ->
     if options.weights is not None:
         what = f"the article's network with the weights of {options.weights.name}, judged on MNIST's test images"
         runs, facts = save_and_fine_tune.judge_keras_file(options, out, console)
-        return Repair(seed, what, runs, facts)
+        return Repair(seed, what, runs, facts, _one_run(options, "a file to be judged"))
     repair = _repair_plain(seed, options, out, console)
     facts = {f"seed {run.seed}": save_and_fine_tune.follow_up(run.run, options, console) for run in repair.runs}
     return Repair(seed, repair.what, repair.runs, facts)
+
+
+def _one_run(options: RunOptions, what: str) -> tuple[str, ...]:
+    """Said where --seeds asks for several runs and one is made."""
+    return () if options.num_runs == 1 else (f"{what} is run once, with seed 0: --seeds {options.seeds} has no effect",)

@@ -29,7 +29,7 @@ from convcraft.workflows.evaluate import predict_images
 from convcraft.workflows.load_model import load_model
 from convcraft.workflows.seeds.fresh_logits import logits_of
 from convcraft.workflows.seeds.options import RunOptions
-from convcraft.workflows.seeds.repeat import SeedRun, finish_run
+from convcraft.workflows.seeds.repeat import SeedRun, finish_run, name_by_content
 
 CONVOLUTIONS, DENSE = ("conv1", "conv2", "conv3", "conv4"), ("dense1", "dense2")
 NEW_DATA = "digits"  # scikit-learn's: other writers, another scanner, 8x8 pixels; here enlarged to 28x28
@@ -141,12 +141,14 @@ def _frozen_tensors(before: RunDescription, after: RunDescription) -> tuple[Comp
 def judge_keras_file(options: RunOptions, out: Path, console: Console) -> tuple[list[SeedRun], dict[str, Any]]:
     """A Keras file of the article's network, brought into ours and judged on MNIST.
 
-    Its weights are written as a .safetensors file beside the run.
+    Its weights are written as a .safetensors file beside the run. Both names carry the start of the Keras file's
+    SHA-256, so that another file of the same name is another run.
     """
     assert options.weights is not None
     network = KerasCNN(num_classes=10, in_channels=1, image_size=(28, 28))
     report = load_keras_weights(network, options.weights)
-    converted = out / f"{options.weights.stem}.safetensors"
+    name = name_by_content(options.weights)
+    converted = out / f"{name}.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, converted)
     recipe = load_recipe("seed-004")
     config = recipe.changed(
@@ -155,5 +157,5 @@ def judge_keras_file(options: RunOptions, out: Path, console: Console) -> tuple[
         data={"data_dir": options.data_dir},
         training={"epochs": 0, "device": options.device},
     )
-    run = finish_run(config, out / f"keras-{options.weights.stem}", console)
+    run = finish_run(config, out / f"keras-{name}", console)
     return [run], {"weights": str(report), "converted": str(converted)}
