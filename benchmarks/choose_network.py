@@ -1,11 +1,13 @@
 """Study: what kernel size, depth, width and pooling do to a small network on MNIST.
 
-    python benchmarks/choose_network.py [--seeds 3] [--threads 1] [--table]
+    python benchmarks/choose_network.py [--seeds 2] [--threads 1] [--table]
 
 Each cell trains the recipe study-mnist (10,000 images, two epochs) with one thing changed, through `train`. Accuracy is
 of the 5,000 validation images: the study chooses networks, and what chooses may not see test images. Cost is counted
 (parameters, multiply-adds, receptive field) beside the seconds measured. --table prints the Markdown table of
-docs/choosing.md from the saved result and trains nothing; --costs prints what is counted, which needs no run.
+docs/choosing.md from the saved result and trains nothing; --costs prints what is counted, which needs no run. The
+result is written after every run; `complete` says whether all were done. A run whose loss is no longer finite counts as
+diverged.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from measured_on import DATA, RESULTS, hardware, spread, stolen_seconds, versions, write_result
+from measured_on import DATA, RESULTS, alike, hardware, spread, stolen_seconds, versions, write_result
 
 NAME = "choose_network"
 BASE: dict[str, Any] = {"widths": [16, 32, 64], "convs_per_stage": 1}  # as in the recipe study-mnist
@@ -61,7 +63,7 @@ CELLS: dict[str, dict[str, dict[str, Any]]] = {  # question -> choice -> what di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--threads", type=int, help="one when other work shares the machine")
     parser.add_argument("--table", action="store_true", help="print the table of the saved result")
     parser.add_argument("--costs", action="store_true", help="print the counted columns alone")
@@ -75,18 +77,22 @@ def main() -> None:
     if arguments.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     stolen_before = stolen_seconds()
-    for seeds_done, runs in enumerate(measure(arguments.seeds), start=1):
+    for runs in measure(arguments.seeds):
+        cells = {key: summarise(changes, runs[key]) for key, changes in different_networks().items()}
+        everything = [run for found in runs.values() for run in found if "diverged" not in run]
         write_result(
             NAME,
             {
                 "claim": "kernel size, depth, width, pooling: validation accuracy and cost, one changed at a time",
                 "base": BASE,
-                "seeds_done": seeds_done,
+                "seeds_done": min(len(found) for found in runs.values()),
+                "complete": all(len(found) == arguments.seeds for found in runs.values()),
                 "questions": {
-                    question: {choice: runs[_key(changes)] for choice, changes in choices.items()}
+                    question: {choice: cells[_key(changes)] for choice, changes in choices.items()}
                     for question, choices in CELLS.items()
                 },
-                "threads": arguments.threads or os.cpu_count(),
+                "threads": alike(run["threads"] for run in everything),
+                "precision": alike(run["precision"] for run in everything),
                 "stolen_cpu_seconds": round(stolen_seconds() - stolen_before, 1),
                 "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
                 "hardware": hardware(),
@@ -95,31 +101,41 @@ def main() -> None:
         )
 
 
-def measure(seeds: int) -> Iterator[dict[str, dict[str, Any]]]:
-    """Every different network once per seed, seed by seed: no busy hour meets one cell alone. Yields all so far."""
-    different = {_key(changes): changes for choices in CELLS.values() for changes in choices.values()}
-    found: dict[str, list[dict[str, float]]] = {key: [] for key in different}
+def different_networks() -> dict[str, dict[str, Any]]:
+    """Every network once, however many questions it answers."""
+    return {_key(changes): changes for choices in CELLS.values() for changes in choices.values()}
+
+
+def measure(seeds: int) -> Iterator[dict[str, list[dict[str, Any]]]]:
+    """Every network once per seed, seed by seed: no busy hour meets one cell alone. Yields all runs so far."""
+    found: dict[str, list[dict[str, Any]]] = {key: [] for key in different_networks()}
     for seed in range(seeds):
-        for key, changes in different.items():
-            found[key].append(train_once(changes, seed))
-            accuracy, seconds = found[key][-1]["accuracy"], found[key][-1]["seconds"]
-            print(f"seed {seed} {key}: validation accuracy {accuracy:.4f}, {seconds:.1f} s", flush=True)
-        yield {
-            key: {
-                "changes": changes,
-                "validation_accuracy": spread([run["accuracy"] for run in found[key]]),
-                "train_seconds": spread([run["seconds"] for run in found[key]]),
-                **cost_of(changes),
-            }
-            for key, changes in different.items()
-        }
+        for key, changes in different_networks().items():
+            run = train_once(changes, seed)
+            found[key].append(run)
+            said = run.get("diverged") or f"validation accuracy {run['accuracy']:.4f}, {run['seconds']:.1f} s"
+            print(f"seed {seed} {key}: {said}", flush=True)
+            yield found
 
 
-def train_once(changes: Mapping[str, Any], seed: int) -> dict[str, float]:
-    """One run of the recipe with these model.args, as `convcraft train` does it."""
+def summarise(changes: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One cell: figures of the runs that ended (None where there is none), and what is counted."""
+    ended = [run for run in runs if "diverged" not in run]
+    return {
+        "changes": changes,
+        "validation_accuracy": spread([run["accuracy"] for run in ended]) if ended else None,
+        "train_seconds": spread([run["seconds"] for run in ended]) if ended else None,
+        "diverged": len(runs) - len(ended),
+        **cost_of(changes),
+    }
+
+
+def train_once(changes: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """One run of the recipe with these model.args, as `convcraft train` does it; or the reason why it diverged."""
     from rich.console import Console
 
     from convcraft.recipes.catalogue import load_recipe
+    from convcraft.training.stops import NonFinite
     from convcraft.workflows.train import train
 
     recipe = load_recipe("study-mnist")
@@ -127,9 +143,18 @@ def train_once(changes: Mapping[str, Any], seed: int) -> dict[str, float]:
         data={"data_dir": str(DATA)}, model={"args": {**BASE, **changes}}, training={"seed": seed, "device": "cpu"}
     )
     with tempfile.TemporaryDirectory() as folder:
-        result = train(config, Path(folder) / "run", console=Console(quiet=True))
+        try:
+            result = train(config, Path(folder) / "run", console=Console(quiet=True))
+        except NonFinite as error:
+            return {"diverged": str(error).replace(f"{folder}/run/", "")}
     assert result.report is not None  # the recipe keeps a validation part
-    return {"accuracy": result.report.accuracy, "seconds": result.train_seconds}
+    summary = result.summary
+    return {
+        "accuracy": result.report.accuracy,
+        "seconds": result.train_seconds,
+        "threads": summary["threads"],
+        "precision": summary["precision"],
+    }
 
 
 def cost_of(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,17 +200,20 @@ def costs_table() -> str:
 
 
 def _row(question: str, choice: str, cell: Mapping[str, Any]) -> str:
-    accuracy = cell["validation_accuracy"]
-    side = cell["receptive_field_pixels"]
+    accuracy, seconds, side = cell["validation_accuracy"], cell["train_seconds"], cell["receptive_field_pixels"]
+    said = "" if accuracy is None else f"{100 * accuracy['mean']:.2f}"
+    if accuracy is not None:
+        said += f" ± {100 * accuracy['std']:.2f} %" if accuracy["std"] is not None else " %"
+    if cell.get("diverged"):
+        said = f"{said} ({cell['diverged']} diverged)".strip()
     cells: Sequence[str] = (
         question,
         choice,
-        f"{100 * accuracy['mean']:.2f}"
-        + (f" ± {100 * accuracy['std']:.2f} %" if accuracy["std"] is not None else " %"),
+        said,
         f"{cell['parameters']:,}",
         f"{cell['multiply_adds'] / 1e6:.2f} M",
         "" if side is None else f"{side}x{side}",
-        f"{cell['train_seconds']['mean']:.1f}",
+        "" if seconds is None else f"{seconds['mean']:.1f}",
     )
     return "| " + " | ".join(cells) + " |"
 

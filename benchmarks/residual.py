@@ -1,10 +1,12 @@
 """Claim: with the same layers, ResNet-34 trains better than its plain twin, and the plain one gets worse with depth.
 
-    python benchmarks/residual.py [--seeds 2] [--epochs 6] [--images-per-class 500] [--threads 1] [--figure]
+    python benchmarks/residual.py [--seeds 2] [--epochs 4] [--images-per-class 300] [--threads 1] [--figure]
 
 He et al. 2016 (arXiv 1512.03385, figure 4) on a small budget: ResNet-18/34 and plain-18/34 on CIFAR-10, everything else
 the same, through `train`. The networks have the ImageNet stem: at 32x32 pixels their last maps are 1x1, which costs
 accuracy in all four alike and makes the runs affordable on one core; absolute accuracies mean little.
+A run whose loss is no longer finite counts as behind every run that ended. The result is written after every run; `met`
+stays None until all seeds are done.
 Recorded after each epoch: the loss on train images (running mean over the epoch's steps) and validation accuracy. Test
 images are not touched. --figure draws docs/assets/residual.png from the saved result and trains nothing.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import tempfile
@@ -20,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from measured_on import DATA, RESULTS, hardware, spread, stolen_seconds, versions, write_result
+from measured_on import DATA, RESULTS, alike, hardware, spread, stolen_seconds, versions, write_result
 
 NAME = "residual"
 NETWORKS = ("resnet18", "plain18", "resnet34", "plain34")
@@ -31,8 +34,8 @@ MARKS = {"resnet18": ("o", "--"), "resnet34": ("o", "-"), "plain18": ("s", "--")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--images-per-class", type=int, default=500)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--images-per-class", type=int, default=300)
     parser.add_argument("--threads", type=int, help="one when other work shares the machine")
     parser.add_argument("--figure", action="store_true", help="draw the saved result")
     arguments = parser.parse_args()
@@ -46,30 +49,29 @@ def main() -> None:
     for seed in range(arguments.seeds):
         for name in NETWORKS:
             runs[name].append(train_once(name, seed, arguments.epochs, arguments.images_per_class))
-            last = runs[name][-1]
-            print(
-                f"seed {seed} {name}: train loss {last['train_loss'][-1]:.3f}, validation accuracy "
-                f"{last['val_accuracy'][-1]:.3f}, {last['seconds']:.0f} s",
-                flush=True,
-            )
-        result = {
-            "claim": "ResNet-34 ends with lower train loss and higher validation accuracy than plain-34, at every seed",
-            "networks": {name: summarise(found) for name, found in runs.items()},
-            **judge(runs),
-            "seeds_done": seed + 1,
-            "epochs": arguments.epochs,
-            "images_per_class": arguments.images_per_class,
-            "threads": arguments.threads or os.cpu_count(),
-            "stolen_cpu_seconds": round(stolen_seconds() - stolen_before, 1),
-            "hardware": hardware(),
-            "versions": versions("convcraft", "torch", "numpy"),
-        }
-        write_result(NAME, result)
-        draw(result, FIGURE)
+            print(f"seed {seed} {name}: {describe(runs[name][-1])}", flush=True)
+            result = {
+                "claim": "ResNet-34 ends with lower train loss and higher validation accuracy than plain-34, at every "
+                "seed",
+                # A network without a finished run has no figures, and no entry.
+                "networks": {name: summarise(found) for name, found in runs.items() if finished(found)},
+                "diverged": {name: [run for run in found if "diverged" in run] for name, found in runs.items()},
+                **judge(runs, arguments.seeds),
+                "seeds_done": min(len(found) for found in runs.values()),
+                "epochs": arguments.epochs,
+                "images_per_class": arguments.images_per_class,
+                "threads": alike(run["threads"] for found in runs.values() for run in finished(found)),
+                "precision": alike(run["precision"] for found in runs.values() for run in finished(found)),
+                "stolen_cpu_seconds": round(stolen_seconds() - stolen_before, 1),
+                "hardware": hardware(),
+                "versions": versions("convcraft", "torch", "numpy"),
+            }
+            write_result(NAME, result)
+    draw(result, FIGURE)
 
 
 def train_once(name: str, seed: int, epochs: int, images_per_class: int) -> dict[str, Any]:
-    """One run through `train`, and its curves."""
+    """One run through `train`, and its curves; or the reason why it diverged."""
     from rich.console import Console
 
     from convcraft.config import (
@@ -81,10 +83,11 @@ def train_once(name: str, seed: int, epochs: int, images_per_class: int) -> dict
         ScheduleConfig,
         TrainingConfig,
     )
+    from convcraft.training.stops import NonFinite
     from convcraft.workflows.train import train
 
     config = RunConfig(
-        data=DataConfig(source="cifar10", data_dir=str(DATA), labels_per_class=images_per_class, val_fraction=0.05),
+        data=DataConfig(source="cifar10", data_dir=str(DATA), labels_per_class=images_per_class, val_fraction=0.02),
         augment=AugmentConfig(horizontal_flip=True),
         model=ModelConfig(name=name),
         optim=OptimConfig(name="sgd", learning_rate=0.05, weight_decay=1e-4),
@@ -94,9 +97,31 @@ def train_once(name: str, seed: int, epochs: int, images_per_class: int) -> dict
         ),
     )
     with tempfile.TemporaryDirectory() as folder:
-        result = train(config, Path(folder) / "run", console=Console(quiet=True))
+        try:
+            result = train(config, Path(folder) / "run", console=Console(quiet=True))
+        except NonFinite as error:
+            return {"seed": seed, "diverged": str(error).replace(f"{folder}/run/", "")}
         lines = (result.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return {**curves(json.loads(line) for line in lines), "seconds": result.train_seconds}
+    return {
+        "seed": seed,
+        **curves(json.loads(line) for line in lines),
+        "seconds": result.train_seconds,
+        "threads": result.summary["threads"],
+        "precision": result.summary["precision"],
+    }
+
+
+def describe(run: Mapping[str, Any]) -> str:
+    """One line on a run."""
+    if "diverged" in run:
+        return f"diverged: {run['diverged']}"
+    loss, accuracy = run["train_loss"][-1], run["val_accuracy"][-1]
+    return f"train loss {loss:.3f}, validation accuracy {accuracy:.3f}, {run['seconds']:.0f} s"
+
+
+def finished(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The runs that did not diverge."""
+    return [run for run in runs if "diverged" not in run]
 
 
 def curves(records: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
@@ -115,7 +140,8 @@ def curves(records: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 
 def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The last epoch over the seeds, and the curves of each seed."""
+    """The last epoch over the seeds that ended, and the curves of each."""
+    runs = finished(runs)
     return {
         "final_train_loss": spread([run["train_loss"][-1] for run in runs]),
         "final_val_accuracy": spread([run["val_accuracy"][-1] for run in runs]),
@@ -124,22 +150,26 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def judge(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Seed by seed, at the last epoch: is the residual 34 ahead of the plain 34, and is plain 34 behind plain 18?"""
+def judge(runs: Mapping[str, Sequence[Mapping[str, Any]]], seeds: int) -> dict[str, Any]:
+    """Seed by seed, at the last epoch: is the residual 34 ahead of the plain 34, and is plain 34 behind plain 18?
 
-    def last(name: str, curve: str) -> list[float]:
-        return [run[curve][-1] for run in runs[name]]
+    met is None until every network has its run of every one of the seeds.
+    """
+
+    def last(run: Mapping[str, Any]) -> tuple[float, float]:
+        """Train loss and validation accuracy; the worst there is where the run diverged."""
+        return (math.inf, 0.0) if "diverged" in run else (run["train_loss"][-1], run["val_accuracy"][-1])
 
     def pairs(better: str, worse: str) -> list[bool]:
-        losses = zip(last(better, "train_loss"), last(worse, "train_loss"), strict=True)
-        accuracies = zip(last(better, "val_accuracy"), last(worse, "val_accuracy"), strict=True)
-        return [a < b and c > d for (a, b), (c, d) in zip(losses, accuracies, strict=True)]
+        ends = [(last(a), last(b)) for a, b in zip(runs[better], runs[worse], strict=False)]
+        return [a[0] < b[0] and a[1] > b[1] for a, b in ends]
 
     residual_ahead = pairs("resnet34", "plain34")
+    done = all(len(found) == seeds for found in runs.values())
     return {
         "resnet34_ahead_of_plain34": residual_ahead,
         "plain34_behind_plain18": pairs("plain18", "plain34"),
-        "met": all(residual_ahead),
+        "met": all(residual_ahead) if done else None,
     }
 
 

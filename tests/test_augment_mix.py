@@ -10,6 +10,9 @@ from torch import Tensor
 
 from convcraft.config import AugmentConfig
 from convcraft.data.augment import Augmenter
+from convcraft.data.augment_draws import CUT, CUT_X, CUT_Y
+from convcraft.data.augment_mix import _cutmix_boxes
+from convcraft.data.draws import uniforms
 from convcraft.data.preprocess import Preprocess
 
 NUM = 256
@@ -50,15 +53,18 @@ def test_cutmix_pastes_one_rectangle_of_the_neighbour() -> None:
         assert targets[index, index].item() == pytest.approx(kept.float().mean().item(), abs=1e-6)
 
 
-def test_cutmix_shares_before_clipping_are_those_of_the_beta_distribution() -> None:
-    """Boxes that touch no border have a side of sqrt(1 - share): uniform shares for alpha 1 (Yun et al., eq. 2)."""
-    from convcraft.data.augment_draws import CUT
-    from convcraft.data.augment_mix import _beta
-    from convcraft.data.draws import uniforms
-
-    draws = torch.from_numpy(uniforms(0, 0, np.arange(5000), CUT + 1))[:, CUT]
-    for alpha in (0.2, 1.0, 3.0):
-        assert stats.kstest(_beta(draws, alpha).numpy(), stats.beta(alpha, alpha).cdf).pvalue > 0.01
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 3.0])
+def test_cutmix_areas_before_clipping_are_those_of_the_beta_distribution(alpha: float) -> None:
+    """A box has the area 1 - share, share from Beta(alpha, alpha) (Yun et al. 2019, section 3.1)."""
+    side, count = 2000, 4000
+    draws = torch.from_numpy(uniforms(0, 0, np.arange(count), max(CUT, CUT_X, CUT_Y) + 1))
+    draws[:, CUT_X] = draws[:, CUT_Y] = 0.5  # in the middle no box sticks out, so none is clipped
+    images = torch.empty(count, 1, side, side, device="meta")  # its size alone matters
+    (top, bottom, left, right), shares = _cutmix_boxes(images, draws, AugmentConfig(cutmix_alpha=alpha))
+    areas = ((bottom - top) * (right - left)).double().numpy() / side**2
+    assert stats.kstest(areas, stats.beta(alpha, alpha).cdf).pvalue > 0.01
+    np.testing.assert_allclose(shares.numpy(), 1 - areas, atol=1e-6)
+    assert stats.kstest(np.sqrt(areas), stats.beta(alpha, alpha).cdf).pvalue < 1e-6  # the test can fail
 
 
 def test_both_on_take_one_of_the_two_for_each_image() -> None:

@@ -14,14 +14,18 @@ from PIL import Image
 
 from convcraft.cli import _run
 from convcraft.config import AugmentConfig, RunConfig
+from convcraft.data import folder_index
 from convcraft.data.augment import Augmenter
 from convcraft.data.augment_checks import augmentation_findings
 from convcraft.data.augment_kinds import KINDS
 from convcraft.data.dataset import prepare_training_data
 from convcraft.data.preprocess import Preprocess
+from convcraft.data.scan import scan_images
 from convcraft.errors import UserError
+from convcraft.models.weights import Card
 from convcraft.report.augment_sheet import SheetRow, draw_sheet, refuse_foreign_file, save_sheet
 from convcraft.workflows import preview
+from convcraft.workflows import train as training
 from convcraft.workflows.choose_config import choose_config
 from convcraft.workflows.console import make_console
 from convcraft.workflows.doctor import doctor
@@ -134,6 +138,40 @@ def test_settings_that_do_nothing_or_too_much_for_these_images() -> None:
 def test_no_kind_is_warned_of_on_photos(kind: Any) -> None:
     assert checked(PHOTOS, side=224, **kind.example) == []
     assert checked(("leftover", "copyright"), horizontal_flip=True) == []  # words, not parts of words
+
+
+def test_training_looks_at_no_image_that_the_doctor_has_seen(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although one was given a path relative to the working folder, and the other the whole path."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(folder_index, "WORTH_INDEXING", 1)
+    looked_at: list[str] = []
+
+    def noted(samples: Any, **options: Any) -> Any:
+        looked_at.extend(sample.source for sample in samples)
+        return scan_images(samples, **options)
+
+    monkeypatch.setattr(folder_index, "scan_images", noted)
+    monkeypatch.chdir(folder.parent)
+    doctor(RunConfig().changed(data={"source": folder.name}), console=make_console(quiet=True))
+    assert len(looked_at) == 40
+    config = RunConfig().changed(data={"source": str(folder)})
+    prepare_training_data(config.data, config.preprocess)
+    assert len(looked_at) == 40
+    assert len(list((tmp_path / "cache").rglob("*.index"))) == 1
+
+
+def test_the_card_of_the_weights_counts_as_in_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Card("lenet5", 2, {}, (1, 12, 10), (0.5,), (0.25,), "bilinear", 1.0, None)
+    monkeypatch.setattr(training, "read_card", lambda path: card)
+    seen: list[Preprocess] = []
+    monkeypatch.setattr("convcraft.workflows.doctor.CHECKS", (lambda config, data: seen.append(data.preprocess) or (),))
+    config = RunConfig().changed(data={"source": str(folder)}, model={"weights": "some.safetensors"})
+    doctor(config, console=make_console(quiet=True))
+    (contract,) = seen
+    assert (contract.height, contract.width, contract.channels) == (12, 10, 1)
+    assert (contract.mean, contract.std) == ((0.5,), (0.25,))
 
 
 # --- preview ---

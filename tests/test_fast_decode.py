@@ -248,7 +248,12 @@ def test_auto_is_fast_for_large_jpegs_that_stream() -> None:
     assert choose_decoder("auto", large + png * 2, CONTRACT, streams=True) == "contract"
     assert choose_decoder("contract", large, CONTRACT, streams=True) == "contract"
     assert choose_decoder("fast", png, CONTRACT, streams=True) == "fast"
-    assert choose_decoder("fast", large, replace(CONTRACT, interpolation="lanczos"), streams=True) == "contract"
+    for interpolation in ("lanczos", "nearest"):
+        other = replace(CONTRACT, interpolation=interpolation)
+        assert choose_decoder("auto", large, other, streams=True) == "contract"
+        for streams in (True, False):
+            with pytest.raises(UserError, match=interpolation):
+                choose_decoder("fast", large, other, streams=streams)
     assert choose_decoder("auto", [], CONTRACT, streams=True) == "contract"
 
 
@@ -284,6 +289,9 @@ def test_photos_differ_by_less_than_a_grey_level() -> None:
     if not files:
         pytest.skip("hymenoptera is not below CONVCRAFT_DATA")
     contract = Preprocess(height=224, width=224, channels=3, crop_fraction=0.875)
-    means = [np.abs(fast_pixels(file, contract) - contract.pixels(file).astype(int)).mean() for file in files]
-    assert np.mean(means) < 0.5
-    assert max(means) < 3
+    differences = [np.abs(fast_pixels(file, contract) - contract.pixels(file).astype(int)) for file in files]
+    means = [difference.mean() for difference in differences]
+    # docs/images.md: 0.17 on average of 64 photos (0.22 of the 20 here), 0.71 for the worst, no value by more than 13.
+    assert np.mean(means) < 0.25
+    assert max(means) < 0.8
+    assert max(difference.max() for difference in differences) <= 13

@@ -264,3 +264,20 @@ def test_two_processes_at_once(root: Path) -> None:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert not list(index_file("").parent.glob("*.draft"))
+
+
+def test_indices_that_nobody_needs_are_removed(tmp_path: Path, root: Path) -> None:
+    for name in ("gone", "kept"):
+        (tmp_path / name).mkdir()
+    samples = samples_of(root)
+    for place in (f"hub:{tmp_path / 'gone'}", f"hub:{tmp_path / 'kept'}", "hub:you/old", "hub:you/new"):
+        remembered_scan(samples, place)
+    (tmp_path / "gone").rmdir()
+    long_ago = 1e9
+    os.utime(index_file("hub:you/old"), (long_ago, long_ago))
+    os.utime(index_file("hub:you/new"), (long_ago, long_ago))
+    remembered_scan(samples, "hub:you/new")  # in use again
+    start(root)  # writes, and so tidies
+    there = {place: index_file(f"hub:{place}").exists() for place in (tmp_path / "gone", tmp_path / "kept")}
+    assert there == {tmp_path / "gone": False, tmp_path / "kept": True}
+    assert [index_file(f"hub:you/{name}").exists() for name in ("old", "new")] == [False, True]

@@ -15,8 +15,8 @@ from PIL import Image as Picture
 from convcraft.config import DataConfig, PreprocessConfig
 from convcraft.data import folder_index
 from convcraft.data.dataset import open_test_data, prepare_training_data
-from convcraft.data.hub import HubAddress, open_hub
-from convcraft.data.sample import ALL, StoredSample
+from convcraft.data.hub import HubAddress, _EncodedImages, is_saved_dataset, open_hub
+from convcraft.data.sample import ALL, Sample, StoredSample
 from convcraft.data.scan import scan_images
 from convcraft.data.sources import open_source
 from convcraft.errors import UserError
@@ -192,3 +192,146 @@ def test_an_empty_folder_and_a_missing_extra(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"pip install 'convcraft\[hub\]'"):
         open_hub("hub:you/birds", DataConfig())
+
+
+# --- what a data set of somebody else may not do ---
+
+
+def write_parquet(folder: Path, paths: list[str]) -> Path:
+    """As on the Hub: rows that name files instead of holding images."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    (folder / "data").mkdir(parents=True)
+    images = pa.array(
+        [{"bytes": None, "path": path} for path in paths], pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    )
+    table = pa.table({"image": images, "label": pa.array([row % 3 for row in range(len(paths))])})
+    described = rows(0, 1).rename_columns({"x": "image", "shows": "label"}).remove_columns("note")
+    metadata = described.data.schema.metadata
+    pyarrow.parquet.write_table(
+        table.replace_schema_metadata(metadata), folder / "data" / "train-00000-of-00001.parquet"
+    )
+    return folder
+
+
+def test_rows_may_name_files_of_the_set_alone(tmp_path: Path) -> None:
+    photos = tmp_path / "set" / "photos"
+    photos.mkdir(parents=True)
+    for row in range(6):
+        (photos / f"{row}.png").write_bytes(encoded(row))
+    named = [str(photos / f"{row}.png") for row in range(3)] + [f"photos/{row}.png" for row in range(3, 6)]
+    source = open_hub(f"hub:{write_parquet(tmp_path / 'set', named)}", DataConfig())
+    found = scan_images(source.splits["train"])
+    assert found.usable.all()
+    assert found.digests == scan_images([Sample(encoded(row), 0, "") for row in range(6)]).digests
+
+
+@pytest.mark.parametrize("how", ["absolute", "up", "up inside", "link", "linked folder", "address", "not there"])
+def test_a_file_outside_of_the_set_is_never_opened(tmp_path: Path, how: str) -> None:
+    secret = tmp_path / "private" / "passport.png"
+    secret.parent.mkdir()
+    secret.write_bytes(encoded(0))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "inside.png").write_bytes(encoded(1))
+    (folder / "link.png").symlink_to(secret)
+    (folder / "linked").symlink_to(secret.parent)
+    named = {
+        "absolute": str(secret),
+        "up": "../private/passport.png",
+        "up inside": str(folder / ".." / "private" / "passport.png"),
+        "link": "link.png",
+        "linked folder": "linked/passport.png",
+        "address": "file://" + str(secret),
+        "not there": "/somewhere/else.png",
+    }[how]
+    write_parquet(folder, ["inside.png", named, "inside.png"])
+    if how == "address":  # a strange name, of a file that is not there
+        source = open_hub(f"hub:{folder}", DataConfig())
+        assert scan_images(source.splits["train"]).usable.tolist() == [True, False, True]
+        return
+    with pytest.raises(UserError, match=r"train#1 names a file outside of the data set"):
+        open_hub(f"hub:{folder}", DataConfig())
+
+
+def test_a_set_without_a_folder_may_name_files_of_the_librarys_cache(tmp_path: Path) -> None:
+    from convcraft.data.hub import _own_files
+
+    own_files = _own_files(HubAddress("you/birds"))
+    unpacked = Path(datasets.config.HF_DATASETS_CACHE) / "downloads" / "extracted" / "a" / "1.jpg"
+    assert own_files.file(str(unpacked), "train#0") == unpacked
+    for path in ("1.jpg", "/etc/passwd", str(tmp_path / "hf-cache-of-another" / "1.jpg"), str(tmp_path / "hf-cache")):
+        with pytest.raises(UserError, match="outside of the data set"):
+            own_files.file(path, "train#0")
+
+
+def test_sets_that_need_code_are_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("Dataset scripts are no longer supported, but found birds.py")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(UserError, match=r"never run.*hub:you/birds@refs/convert/parquet"):
+        open_hub("hub:you/birds", DataConfig())
+    parsed = HubAddress.parse("hub:you/birds@refs/convert/parquet")
+    assert (parsed.name, parsed.revision) == ("you/birds", "refs/convert/parquet")
+
+
+def test_a_folder_with_a_script_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "birds" / "birds.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(UserError, match="never run"):
+        open_hub(f"hub:{tmp_path / 'birds'}", DataConfig())
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_broken_connection_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.utils import httpx
+
+    def load(*arguments: Any, **options: Any) -> None:
+        raise httpx.ConnectError("no route to host")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(UserError, match=r"you/birds cannot be loaded: no route to host.*hf download"):
+        open_hub("hub:you/birds", DataConfig())
+
+
+def test_a_folder_with_a_state_file_of_somebody_else_is_a_folder(tmp_path: Path) -> None:
+    for row in range(4):
+        folder = tmp_path / "set" / NAMES[row % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{row}.png").write_bytes(encoded(row))
+    (tmp_path / "set" / "state.json").write_text("{}")
+    assert open_source(DataConfig(source=str(tmp_path / "set"))).classes == ("ant", "tram")
+    rows(0, 6).save_to_disk(tmp_path / "saved")  # one set without splits
+    assert is_saved_dataset(tmp_path / "saved")
+
+
+# --- what is read ---
+
+
+def test_two_columns_of_images_have_an_index_row_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_index, "WORTH_INDEXING", 1)
+    depth = ([{"bytes": encoded(row + 100), "path": None} for row in range(9)], datasets.Image())
+    rows(0, 9, depth=depth).save_to_disk(tmp_path / "set")
+    found = {}
+    for column in ("x", "depth", "x"):
+        config = DataConfig(source=f"hub:{tmp_path / 'set'}", image_column=column)
+        samples = open_source(config).splits[ALL]
+        found[column] = folder_index.remembered_scan(samples, config.source).digests
+        assert found[column] == scan_images(samples).digests
+    assert not set(found["x"]) & set(found["depth"])
+
+
+def test_an_indexed_second_start_reads_no_image(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_index, "WORTH_INDEXING", 1)
+    config = DataConfig(source=f"hub:{saved}", memory_megabytes=0)
+    wanted = PreprocessConfig(mean=(0.5,), std=(0.5,))
+    reads: list[int] = []
+    get = _EncodedImages.__getitem__
+    monkeypatch.setattr(_EncodedImages, "__getitem__", lambda self, row: reads.append(row) or get(self, row))
+    first = prepare_training_data(config, wanted)
+    assert len(reads) == 62  # each image once
+    reads.clear()
+    assert prepare_training_data(config, wanted).description == first.description
+    assert reads == []

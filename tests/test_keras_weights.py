@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import zipfile
@@ -91,6 +92,35 @@ def write_h5(path: Path, layers: dict[str, list[np.ndarray]], settings: list[dic
     return path
 
 
+def described(model: Network) -> list[dict[str, Any]]:
+    """The description that Keras writes of a network like ours, pooling, activations and dropout included."""
+    found: list[dict[str, Any]] = [{"class_name": "InputLayer", "config": {"name": "input"}}]
+    counts: dict[str, int] = {}
+
+    def add(kind: str, stem: str, **config: Any) -> None:
+        number = counts.get(stem, 0)
+        counts[stem] = number + 1
+        found.append({"class_name": kind, "config": {"name": f"{stem}_{number}" if number else stem} | config})
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            same = "same" if module.padding[0] else "valid"
+            activation = "linear" if isinstance(model, WithBatchNorm) else "relu"
+            add("Conv2D", "conv2d", kernel_size=[3, 3], strides=[1, 1], padding=same, activation=activation)
+        elif isinstance(module, nn.BatchNorm2d):
+            add("BatchNormalization", "batch_normalization", epsilon=1e-3)
+            add("ReLU", "re_lu", max_value=None, negative_slope=0.0, threshold=0.0)
+        elif isinstance(module, nn.MaxPool2d):
+            add("MaxPooling2D", "max_pooling2d", pool_size=[2, 2], strides=[2, 2], padding="valid")
+        elif isinstance(module, nn.Linear):
+            last = module.out_features == model.num_classes
+            if "dense" not in counts:
+                add("Flatten", "flatten")
+            add("Dense", "dense", activation="softmax" if last else "relu")
+            add("Dropout", "dropout")
+    return found[:-1]
+
+
 def write_numbered(path: Path, layers: dict[str, list[np.ndarray]]) -> Path:
     """As Keras's model.save_weights("x.weights.h5") lays it out."""
     with h5py.File(path, "w") as file:
@@ -164,9 +194,10 @@ def test_batch_norm_is_keras_batch_norm(tmp_path: Path) -> None:
 
 def test_epsilon_of_the_file_counts(tmp_path: Path) -> None:
     model = WithBatchNorm()
-    layers = keras_arrays(model)
-    described = [{"class_name": "BatchNormalization", "config": {"name": "batch_normalization", "epsilon": 0.5}}]
-    load_keras_weights(model, write_h5(tmp_path / "m.h5", layers, described))
+    layers, description = keras_arrays(model), described(model)
+    (norm,) = [entry for entry in description if entry["class_name"] == "BatchNormalization"]
+    norm["config"]["epsilon"] = 0.5
+    load_keras_weights(model, write_h5(tmp_path / "m.h5", layers, description))
     expected = layers["batch_normalization"][3] + 0.5 - model.norm.eps
     np.testing.assert_allclose(model.norm.running_var.numpy(), expected, rtol=1e-6)
 
@@ -201,15 +232,98 @@ def test_other_networks_and_numbers_are_refused(tmp_path: Path) -> None:
     assert "[10, 64]" in error.expected
 
 
+@pytest.mark.parametrize("network", [KerasCNN, SeedCNN, WithBatchNorm])
+def test_a_description_that_fits_is_taken(tmp_path: Path, network: type[Network]) -> None:
+    model = network()
+    report = load_keras_weights(model, write_h5(tmp_path / "m.h5", keras_arrays(model), described(model)))
+    assert report.described
+    assert "not checked" not in str(report)
+    bare = load_keras_weights(model, write_numbered(tmp_path / "m.weights.h5", keras_arrays(model)))
+    assert not bare.described
+    assert "not checked" in str(bare)
+
+
 @pytest.mark.parametrize(
-    ("changed", "said"),
-    [({"strides": [2, 2]}, "(2, 2)"), ({"padding": "valid"}, "(0, 0)"), ({"activation": "elu"}, "elu")],
+    ("layer", "changed", "said"),
+    [
+        ("conv2d", {"strides": [2, 2]}, "stride (2, 2)"),
+        ("conv2d_2", {"padding": "valid"}, "step 7, at layer conv2d_2, is convolution (kernel (3, 3))"),
+        ("conv2d_1", {"dilation_rate": [2, 2]}, "dilation (2, 2)"),
+        ("conv2d", {"activation": "elu"}, "elu"),
+        ("conv2d", {"activation": {"class_name": "LeakyReLU", "config": {"name": "leaky"}}}, "LeakyReLU"),
+        ("conv2d", {"activation": "linear"}, "step 2, at layer max_pooling2d, is max pooling"),
+        ("dense", {"activation": "linear"}, "step 14"),
+        ("dense", {"activation": "softmax"}, "is softmax"),
+        ("max_pooling2d", {"pool_size": [3, 3]}, "kernel (3, 3)"),
+        ("max_pooling2d", {"strides": [1, 1]}, "max pooling (kernel (2, 2))"),
+        ("max_pooling2d_2", {"padding": "same"}, "((0, 1), (0, 1))"),  # 7x7 maps: one more row and column
+        ("conv2d", {"data_format": "channels_first"}, "channels_first"),
+        ("conv2d", {"kernel_size": None}, "damaged"),
+    ],
 )
-def test_other_settings_are_refused(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+def test_other_settings_are_refused(tmp_path: Path, layer: str, changed: dict[str, Any], said: str) -> None:
     model = KerasCNN()
-    config = {"name": "conv2d", "strides": [1, 1], "padding": "same", "activation": "relu"} | changed
-    path = write_h5(tmp_path / "m.h5", keras_arrays(model), [{"class_name": "Conv2D", "config": config}])
+    description = described(model)
+    (entry,) = [entry for entry in description if entry["config"]["name"] == layer]
+    entry["config"] |= changed
+    path = write_h5(tmp_path / "m.h5", keras_arrays(model), description)
     assert said in unchanged(model, lambda: load_keras_weights(model, path)).received
+
+
+def test_same_pooling_of_even_maps_is_ours(tmp_path: Path) -> None:
+    model = KerasCNN()
+    description = described(model)
+    (entry,) = [entry for entry in description if entry["config"]["name"] == "max_pooling2d_1"]
+    entry["config"]["padding"] = "same"  # 14x14 maps: nothing is added
+    assert load_keras_weights(model, write_h5(tmp_path / "m.h5", keras_arrays(model), description)).described
+
+
+def test_uneven_padding_of_steps_by_two_is_refused(tmp_path: Path) -> None:
+    """Keras's "same" at stride 2 on 8x8 maps adds zeros at the end alone; torch's padding adds them on both sides."""
+    model = WithBatchNorm()
+    model.conv = nn.Conv2d(1, 4, 3, stride=2, padding=1)
+    model.dense = nn.Linear(4 * 2 * 2, 3)
+    description = described(model)
+    description[1]["config"]["strides"] = [2, 2]
+    path = write_h5(tmp_path / "m.h5", keras_arrays(model), description)
+    assert "((0, 1), (0, 1))" in unchanged(model, lambda: load_keras_weights(model, path)).received
+
+
+@pytest.mark.parametrize("place", [1, 3, -1])
+@pytest.mark.parametrize("kind", ["Rescaling", "Add", "Conv2DTranspose", "LeakyReLU", "Lambda", "Sequential"])
+def test_layers_that_are_not_known_are_refused_by_name(tmp_path: Path, kind: str, place: int) -> None:
+    """Code in a description (Lambda) stays text."""
+    model = KerasCNN()
+    config = {"name": "odd", "function": {"code": "raise SystemExit"}}
+    description = described(model)
+    description.insert(place, {"class_name": kind, "config": config})
+    path = write_h5(tmp_path / "m.h5", keras_arrays(model), description)
+    assert kind in unchanged(model, lambda: load_keras_weights(model, path)).received
+
+
+def test_average_pooling_without_activations_is_no_keras_cnn(tmp_path: Path) -> None:
+    """Weights of the very same shapes, from a network that computes something else."""
+    model = KerasCNN()
+    description = described(model)
+    for entry in description:
+        if "activation" in entry["config"]:
+            entry["config"]["activation"] = "linear"
+        if entry["class_name"] == "MaxPooling2D":
+            entry["class_name"] = "AveragePooling2D"
+    path = write_h5(tmp_path / "m.h5", keras_arrays(model), description)
+    assert "average pooling" in unchanged(model, lambda: load_keras_weights(model, path)).received
+
+
+def test_a_branch_is_no_stack(tmp_path: Path) -> None:
+    model = KerasCNN()
+    description = described(model)
+    for before, entry in itertools.pairwise(description):
+        entry["inbound_nodes"] = [[[before["config"]["name"], 0, 0, {}]]]
+    path = write_h5(tmp_path / "m.h5", keras_arrays(model), description)
+    assert load_keras_weights(model, path).described
+    description[4]["inbound_nodes"] = [[["conv2d", 0, 0, {}]]]
+    path = write_h5(tmp_path / "branch.h5", keras_arrays(model), description)
+    assert "does not follow" in unchanged(model, lambda: load_keras_weights(model, path)).received
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
@@ -249,14 +363,6 @@ def test_links_to_other_files_are_not_followed(tmp_path: Path) -> None:
         del file[kernel]
         file[kernel] = h5py.ExternalLink("secret.h5", kernel)
     assert "link" in unchanged(model, lambda: load_keras_weights(model, path)).received
-
-
-def test_code_in_the_description_is_not_run(tmp_path: Path) -> None:
-    """A Lambda layer's code stays text."""
-    model = KerasCNN()
-    layer = {"class_name": "Lambda", "config": {"name": "lambda", "function": {"code": "raise SystemExit"}}}
-    path = write_h5(tmp_path / "m.h5", keras_arrays(model), [layer])
-    assert len(load_keras_weights(model, path).pairs) == 6
 
 
 @pytest.mark.peer

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from convcraft.cli import _run
 from convcraft.errors import UserError
-from convcraft.workflows.seeds import seed_000, seed_001, seed_003, seed_004
+from convcraft.training.run_folder import load_result, read_run
+from convcraft.workflows.seeds import seed_000, seed_001, seed_002, seed_003, seed_004
 from convcraft.workflows.seeds.catalogue import SEEDS, diagnose_seed, seed_module
 from convcraft.workflows.seeds.diagnose import CHECKS, diagnose
 from convcraft.workflows.seeds.program import Program, Shown
@@ -96,50 +98,153 @@ def test_every_defect_is_found_as_written(seed_id: str) -> None:
     assert found == DEFECTS[seed_id]
 
 
+# What stays in a repaired listing, on purpose (see seed_004.NOT_MENDED).
+LEFT = {"004": {"no batch normalisation", "layer count"}}
+
+
 @pytest.mark.parametrize("seed_id", SEEDS)
-def test_nothing_is_found_as_repaired(seed_id: str) -> None:
-    assert diagnose(seed_module(seed_id).repaired()) == []
+def test_what_is_left_in_the_repaired_listings(seed_id: str) -> None:
+    assert {item.check for item in diagnose(seed_module(seed_id).repaired())} == LEFT.get(seed_id, set())
 
 
-def changed(program: Program, old: str, new: str) -> set[str]:
-    """What is found when a piece of a repaired listing is changed."""
-    assert program.source.count(old) >= 1, f"{old!r} does not occur"
-    return {
-        item.check
-        for item in diagnose(Program(program.source.replace(old, new), program.task, program.shown, program.promises))
-    }
+def change(program: Program, old: str, new: str) -> Program:
+    """A repaired listing with a piece of it changed; `old` and `new` hold several pieces, parted by " // "."""
+    source = program.source
+    for before, after in zip(old.split(" // "), new.split(" // "), strict=True):
+        assert before in source, f"{before!r} does not occur"
+        source = source.replace(before, after)
+    return Program(source, program.task, program.shown, program.promises)
 
 
-@pytest.mark.parametrize(
-    ("program", "old", "new", "check"),
-    [
-        (seed_000.repaired(), "Dense(10", "Dense(1", "outputs"),
-        (seed_000.repaired(), "sparse_categorical_crossentropy", "binary_crossentropy", "binary loss"),
-        (seed_000.repaired(), "(x_val, y_val)", "(x_test, y_test)", "test as validation"),
-        (seed_000.repaired(), "layers.RandomRotation(0.03),", "", "no rotation"),
-        (seed_000.repaired(), "layers.Lambda(preprocess_input)", "layers.Rescaling(1 / 255)", "other preprocessing"),
-        (seed_000.repaired(), "stop = keras", "backbone.add(1)\nstop = keras", "add on Functional"),
-        (seed_001.repaired(), "64 * 5 * 5", "64 * 6 * 6", "flatten size"),
-        (seed_001.repaired(), "Linear(128, 10)", "Linear(128, 2)", "outputs"),
-        (seed_001.repaired(), "nn.Dropout(0.5)", "nn.Identity()", "no dropout"),
-        (seed_001.repaired(), "return self.fc2(self.dropout(x))", "return F.softmax(self.fc2(x), 1)", "double softmax"),
-        (seed_001.repaired(), "accuracy(val_loader)", "accuracy(test_loader)", "test as validation"),
-        (seed_001.repaired(), "test_dataset =", "other =", "undefined name"),
-        (seed_003.repaired(), "import torch\n", "", "undefined name"),
-        (seed_003.repaired(), "Weights, resnet18", "Weights, net18", "missing import + undefined name"),
-        (seed_003.repaired(), "model.requires_grad_(False)\n", "", "nothing frozen"),
-        (seed_003.repaired(), "nn.Linear(model.fc.in_features, 10)", "nn.Linear(512, 100)", "outputs"),
-        (seed_003.repaired(), "weights=ResNet18_Weights.IMAGENET1K_V1", "weights=None", "no pretrained weights"),
-        (seed_003.repaired(), "model = model.to(device)", "model = model.cuda()", "CUDA hard-coded"),
-        (seed_004.repaired(), ", padding='same'", "", "map too small"),
-        (seed_004.repaired(), "layer.trainable = isinstance(layer, layers.Dense)", "pass", "nothing frozen"),
-        (seed_004.repaired(), "x_new, y_new = pictures(larger[:1200]), rows(new.target[:1200])",
-         "x_new = np.random.randn(9, 28, 28, 1)\ny_new = np.random.randint(10, size=9)", "label shape + noise as data"),
-        (seed_004.repaired(), "data=(x_val, y_val)", "data=(x_test, y_test)", "test as validation"),
-    ],
-)  # fmt: skip
+SEED_000_SHOWN = Program(seed_000.REPAIRED, seed_000.TASK, Shown(3125, 625), seed_000.PROMISES)
+DIGITS_AGAIN = "(x_2, y_2), _ = keras.datasets.mnist.load_data()\nnew = load_digits()"
+PUT_BACK = [
+    (seed_000.repaired(), "Dense(10", "Dense(1", "outputs"),
+    (seed_000.repaired(), "sparse_categorical_crossentropy", "binary_crossentropy", "binary loss"),
+    (seed_000.repaired(), "(x_val, y_val)", "(x_test, y_test)", "test as validation"),
+    (seed_000.repaired(), "layers.RandomRotation(0.03),", "", "no rotation"),
+    (seed_000.repaired(), "layers.Lambda(preprocess_input)", "layers.Rescaling(1 / 255)", "other preprocessing"),
+    (seed_000.repaired(), "stop = keras", "backbone.add(1)\nstop = keras", "add on Functional"),
+    (seed_001.repaired(), "64 * 5 * 5", "64 * 6 * 6", "flatten size"),
+    (seed_001.repaired(), "Linear(128, 10)", "Linear(128, 2)", "outputs"),
+    (seed_001.repaired(), "nn.Dropout(0.5)", "nn.Identity()", "no dropout"),
+    (seed_001.repaired(), "return self.fc2(self.dropout(x))", "return F.softmax(self.fc2(x), 1)", "double softmax"),
+    (seed_001.repaired(), "accuracy(val_loader)", "accuracy(test_loader)", "test as validation"),
+    (seed_001.repaired(), "test_dataset =", "other =", "undefined name"),
+    (seed_003.repaired(), "import torch\n", "", "undefined name"),
+    (seed_003.repaired(), "Weights, resnet18", "Weights, net18", "missing import + undefined name"),
+    (seed_003.repaired(), "model.requires_grad_(False)\n", "", "nothing frozen"),
+    (seed_003.repaired(), "nn.Linear(model.fc.in_features, 10)", "nn.Linear(512, 100)", "outputs"),
+    (seed_003.repaired(), "weights=ResNet18_Weights.IMAGENET1K_V1", "weights=None", "no pretrained weights"),
+    (seed_003.repaired(), "model = model.to(device)", "model = model.cuda()", "CUDA hard-coded"),
+    (seed_004.repaired(), ", padding='same'", "", "map too small"),
+    (seed_004.repaired(), "layer.trainable = isinstance(layer, layers.Dense)", "pass", "nothing frozen"),
+    (seed_004.repaired(), "x_new, y_new = pictures(larger[:1200]), rows(new.target[:1200])",
+     "x_new = np.random.randn(9, 28, 28, 1)\ny_new = np.random.randint(10, size=9)", "label shape + noise as data"),
+    (seed_004.repaired(), "data=(x_val, y_val)", "data=(x_test, y_test)", "test as validation"),
+    (seed_000.repaired(), "validation_data=(x_val, y_val)", "validation_data=(x_train, y_train)",
+     "validation = training"),
+    (seed_000.repaired(), "stop = keras", "for epoch in range(2):\n    model.compile()\nstop = keras", "recompiled"),
+    (seed_000.repaired(), "model.fit(x_train, y_train", "model.fit(x_test, y_test", "test as training"),
+    (seed_000.repaired(), "EarlyStopping(", "History(", "no early stopping"),
+    (SEED_000_SHOWN, "batch_size=16", "batch_size=32", "printed steps"),
+    (seed_001.repaired(), "Linear(128, 10)", "Linear(64, 10)", "forward pass"),
+    (seed_001.repaired(), "return self.fc2(self.dropout(x))", "return torch.sigmoid(self.fc2(self.dropout(x)))",
+     "squashed outputs"),
+    (seed_001.repaired(), "return self.fc2(self.dropout(x))", "return torch.tanh(self.fc2(self.dropout(x)))",
+     "squashed outputs"),
+    (seed_001.repaired(), "import torch.nn as nn\n", "", "undefined name"),
+    (seed_001.repaired(), "import torch.nn.functional as F\n", "", "undefined name"),
+    (seed_001.repaired(), "def accuracy(loader):", "def accuracy(loader, batch_size=1):", "argument without effect"),
+    (seed_001.repaired(), "train_dataset, val_dataset = // val_loader = // DataLoader(val_dataset // (val_loader)",
+     "train_dataset, rest = // rest_loader = // DataLoader(rest // (train_loader)", "no validation"),
+    (seed_001.repaired(), "patience", "others", "no early stopping"),
+    (seed_002.repaired(), "import matplotlib.pyplot as plt\n", "plt = None\n", "no heat map"),
+    (seed_002.repaired(), "import torch\n", "torch = None\n", "no TensorFlow or PyTorch"),
+    (seed_002.repaired(), "stride", "step", "no stride"),
+    (seed_002.repaired(), "padding", "border", "no padding"),
+    (seed_002.repaired(), "dilation", "gap", "no dilation"),
+    (seed_003.repaired(), "requires_grad_(False)", "requires_grad_(True)", "nothing frozen"),
+    (seed_003.repaired(), "requires_grad_(False)", "requires_grad_()", "nothing frozen"),
+    (seed_003.repaired(), "model.requires_grad_(False)",
+     "for parameter in model.parameters():\n    parameter.requires_grad = True", "nothing frozen"),
+    (seed_003.repaired(), ", transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))", "",
+     "no normalisation"),
+    (seed_003.repaired(), "transforms.RandomHorizontalFlip(), transforms.RandomCrop(32, padding=4), ", "",
+     "no augmentation"),
+    (seed_003.repaired(), "patience", "others", "no early stopping"),
+    (seed_003.repaired(), "accuracy(model, val_loader)", "accuracy(model, test_loader)", "test as validation"),
+    (seed_004.repaired(), "data=(x_val, y_val)", "data=(x_train, y_train)", "validation = training"),
+    (seed_004.repaired(), "rows(y[5000:])", "y[5000:]", "label shape"),
+    (seed_004.repaired(), "rows(y[:5000])", "y[:5000]", "label shape"),
+    (seed_004.repaired(), "rows(new.target[:1200])", "new.target[:1200]", "label shape"),
+    (seed_004.repaired(), "model.fit(x_train, y_train", "model.fit(pictures(x_test), rows(y_test)", "test as training"),
+    (seed_004.repaired(), "x_train, y_train, x_val, y_val = pictures(x[5000:]), rows(y[5000:])",
+     "x_train, y_train, x_val, y_val = pictures(x_test), rows(y_test)", "test as training"),
+    (seed_004.repaired(), "layer.trainable = isinstance(layer, layers.Dense)", "layer.trainable = True",
+     "nothing frozen"),
+    (seed_004.repaired(), "new = load_digits()", DIGITS_AGAIN, "old data as new"),
+    (seed_004.repaired(), "    layers.Dropout(0.25),\n", "", "no dropout"),
+    (seed_004.repaired(), "    layers.RandomRotation(0.03, input_shape=(28, 28, 1)),\n"
+     " // layers.RandomTranslation(0.08, 0.08),\n", " // ", "no augmentation"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("program", "old", "new", "check"), PUT_BACK)
 def test_each_mistake_put_back_is_found(program: Program, old: str, new: str, check: str) -> None:
-    assert changed(program, old, new) == set(check.split(" + "))
+    left = {item.check for item in diagnose(program)}
+    assert {item.check for item in diagnose(change(program, old, new))} - left == set(check.split(" + "))
+
+
+def test_every_check_is_put_to_the_test() -> None:
+    """Each check finds one of the mistakes that are put back; the one exception is found in a repaired listing."""
+    programs = [change(program, old, new) for program, old, new, _ in PUT_BACK]
+    idle = {check.__name__ for check in CHECKS if not any(list(check(program)) for program in programs)}
+    assert idle == set()
+    named = {name for *_, checks in PUT_BACK for name in checks.split(" + ")} | LEFT["004"]
+    known = {check for found in DEFECTS.values() for check, _ in found}
+    worked_examples = {"loss formula", "residual objective", "formula against code", "no batch"}
+    assert known - named == worked_examples
+
+
+def test_a_listing_with_three_poolings_keeps_its_word() -> None:
+    """The count that the text of 004 names: found as four, not found as three."""
+    program = seed_004.repaired()
+    three = change(program, "    layers.MaxPooling2D((2, 2)),\n    layers.Flatten(),", "    layers.Flatten(),")
+    assert {item.check for item in diagnose(three)} == {"no batch normalisation"}
+
+
+def test_names_that_are_bound_are_not_missed() -> None:
+    source = (
+        "import numpy\nimport numpy as np\ntry:\n    np.zeros(1)\nexcept ValueError as error:\n    print(error, numpy)"
+    )
+    assert diagnose(Program(source, seed_001.TASK)) == []
+
+
+def test_a_broken_package_counts_as_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from convcraft.workflows.seeds.checks_names import installed
+
+    (tmp_path / "broken_package.py").write_text("raise RuntimeError('no backend')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert installed("broken_package") is None
+    assert installed("no_such_package_at_all") is None
+    assert installed("json").__name__ == "json"  # type: ignore[union-attr]
+    assert diagnose(Program("from broken_package import name\nprint(name)", seed_001.TASK)) == []
+
+
+def test_the_readers_changes_to_a_listing_are_kept(tmp_path: Path) -> None:
+    from convcraft.workflows.seeds.listings import write_listings
+
+    (written, repaired), notes = write_listings("001", tmp_path)
+    assert notes == ()
+    assert written.read_text(encoding="utf-8") == seed_001.SOURCE
+    repaired.write_text("mine\n", encoding="utf-8")
+    _, notes = write_listings("001", tmp_path)
+    assert repaired.read_text(encoding="utf-8") == "mine\n"
+    assert [str(repaired) in note for note in notes] == [True]
+    repaired.unlink()
+    assert write_listings("001", tmp_path)[1] == ()
+    assert repaired.read_text(encoding="utf-8") == seed_001.REPAIRED
 
 
 def test_printed_steps_that_fit_are_believed() -> None:
@@ -148,7 +253,7 @@ def test_printed_steps_that_fit_are_believed() -> None:
     honest = Program(written.source, written.task, Shown(steps_per_epoch=3125, test_steps=625), written.promises)
     assert "printed steps" not in {item.check for item in diagnose(honest)}
     (first, second) = [item for item in diagnose(written) if item.check == "printed steps"]
-    assert "45,000 in batches of 32" in first.cause
+    assert "50,000 images in batches of 16 make 3,125" in first.cause
     assert "32,000 images" in second.cause
 
 
@@ -293,17 +398,30 @@ def test_seed_004_saves_freezes_and_fine_tunes(
 def test_seed_004_reads_a_keras_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, data_dir: Path) -> None:
     """Random weights in Keras's layout: about one in ten digits is right, and the file's layers are all named."""
     pytest.importorskip("h5py")
-    from test_keras_weights import keras_arrays, write_h5
+    from test_keras_weights import described, keras_arrays, write_h5
 
-    from convcraft.models.keras_cnn import KerasCNN
+    from convcraft.models.keras_cnn import KERAS_ORDER, KerasCNN
 
-    path = write_h5(tmp_path / "mnist_model.h5", keras_arrays(KerasCNN()))
+    arrays = keras_arrays(KerasCNN())
+    path = write_h5(tmp_path / "mnist_model.h5", arrays, described(KerasCNN()))
     command = ["seeds", "run", "004", "--weights", str(path), "--data-dir", str(data_dir), "--out", str(tmp_path)]
     assert _run([*command, "--json", "--quiet"]) == 0
     repaired = last_json(capsys.readouterr().out)["repaired"]
     assert 0.02 < repaired["test_accuracy"] < 0.4
     assert "conv2d_3 -> conv4" in repaired["facts"]["weights"]
-    assert (tmp_path / "004" / "mnist_model.safetensors").is_file()
+    run = read_run(Path(repaired["runs"][0]["run"]))
+    for tensors in (load_file(repaired["facts"]["converted"]), load_result(run).tensors):
+        for ours, theirs in zip(KERAS_ORDER, arrays.values(), strict=True):
+            axes = (3, 2, 0, 1) if theirs[0].ndim == 4 else (1, 0)
+            np.testing.assert_array_equal(tensors[f"{ours}.weight"].numpy(), theirs[0].transpose(axes))
+            np.testing.assert_array_equal(tensors[f"{ours}.bias"].numpy(), theirs[1])
+    write_h5(path, keras_arrays(KerasCNN(), seed=1), described(KerasCNN()))  # another file of the same name
+    assert _run([*command, "--json", "--quiet"]) == 0
+    other = last_json(capsys.readouterr().out)["repaired"]
+    assert other["runs"][0]["new"]
+    assert other["runs"][0]["run"] != repaired["runs"][0]["run"]
+    assert other["facts"]["converted"] != repaired["facts"]["converted"]
+    assert other["test_accuracy"] != repaired["test_accuracy"]
 
 
 @pytest.mark.slow
@@ -317,9 +435,10 @@ def test_seed_000_takes_weights_under_torchvisions_names(
     import convcraft.workflows.seeds.options as options
     from convcraft.recipes import seed_000 as recipe
 
-    save_file(resnet50().state_dict(), tmp_path / "resnet50.safetensors")
+    published = resnet50().state_dict()
+    save_file(published, tmp_path / "resnet50.safetensors")
     usual = recipe.config()
-    small = usual.changed(preprocess={"image_size": (64, 64)})
+    small = usual.changed(preprocess={"image_size": (64, 64)}, model={"freeze": ("conv1", "layer1")})
     monkeypatch.setattr(recipe, "config", lambda: small)
     monkeypatch.setattr(options, "QUICK_LABELS_PER_CLASS", 4)
     command = ["seeds", "run", "000", "--quick", "--weights", str(tmp_path / "resnet50.safetensors")]
@@ -328,7 +447,11 @@ def test_seed_000_takes_weights_under_torchvisions_names(
     repaired = last_json(capsys.readouterr().out)["repaired"]
     assert len(repaired["runs"]) == 1
     assert "resnet50.safetensors" in repaired["what"]
-    assert np.isfinite(repaired["test_accuracy"])
+    tensors = load_result(read_run(Path(repaired["runs"][0]["run"]))).tensors
+    names = [name for name in published if name.startswith(("conv1.", "layer1."))]
+    assert len(names) > 40
+    for name in names:  # frozen in this test: so they are, to the bit, what the file held
+        assert torch.equal(tensors[name], published[name]), name
 
 
 def test_seed_000_says_which_file_to_bring() -> None:

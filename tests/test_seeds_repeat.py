@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 
 from convcraft.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from convcraft.errors import UserError
@@ -14,16 +15,16 @@ from convcraft.training.checkpoint import CHECKPOINTS
 from convcraft.training.freeze import tensor_hashes
 from convcraft.training.run_folder import EVALUATION, SUMMARY, load_result, read_run
 from convcraft.workflows.seeds.fresh_logits import logits_of
-from convcraft.workflows.seeds.repeat import accuracy_spread, finish_run, train_over_seeds
+from convcraft.workflows.seeds.repeat import accuracy_spread, finish_run, name_by_content, train_over_seeds
 
 QUIET = Console(stderr=True, quiet=True)
 
 
 def config(epochs: int = 1) -> RunConfig:
     return RunConfig(
-        data=DataConfig(source="digits", labels_per_class=8),
+        data=DataConfig(source="digits", labels_per_class=2),
         model=ModelConfig(name="resnet20_cifar"),
-        training=TrainingConfig(epochs=epochs, batch_size=40, device="cpu", precision="32-true"),
+        training=TrainingConfig(epochs=epochs, batch_size=10, device="cpu", precision="32-true"),
     )
 
 
@@ -56,6 +57,23 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     finish_run(config(), tmp_path / "run-0", QUIET)
     with pytest.raises(UserError, match="other settings"):
         finish_run(config(epochs=2), tmp_path / "run-0", QUIET)
+
+
+def test_changed_starting_weights_are_refused(tmp_path: Path) -> None:
+    """The file keeps its name, its content changes: the finished run is not taken for one from the new content."""
+    start = finish_run(config(), tmp_path / "start", QUIET)
+    result = load_result(read_run(start.run))
+    weights = tmp_path / "start.safetensors"
+    save_file(result.tensors, weights)
+    tuned = config().changed(model={"weights": str(weights)})
+    assert finish_run(tuned, tmp_path / "tuned", QUIET).new
+    assert not finish_run(tuned, tmp_path / "tuned", QUIET).new
+    name = name_by_content(weights)
+    save_file({key: tensor + tensor for key, tensor in result.tensors.items()}, weights)
+    with pytest.raises(UserError, match="started from"):
+        finish_run(tuned, tmp_path / "tuned", QUIET)
+    assert name_by_content(weights) != name
+    assert name.startswith("start-")
 
 
 def test_frozen_by_the_settings(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from convcraft.config import DataConfig, PreprocessConfig
 from convcraft.data.copies import leak_findings, leaked_train_indices
 from convcraft.data.copies_cache import remembered_copy_groups
-from convcraft.data.fast_decode import choose_decoder
+from convcraft.data.fast_decode import choose_decoder, recorded_decoder
 from convcraft.data.folder_index import remembered_scan
 from convcraft.data.image_set import ImageSet
-from convcraft.data.preprocess import Preprocess, measure_mean_std, resolve
+from convcraft.data.preprocess import VERSION, Preprocess, measure_mean_std, resolve
 from convcraft.data.sample import ALL, Finding, Progress, Sample, Source
 from convcraft.data.scan import Scan, findings, refuse_if_too_bad
 from convcraft.data.sources import open_source
@@ -52,6 +52,18 @@ class TrainingData:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """What an earlier start settled and a later one of the same run must keep to.
+
+    preprocess_version: of the pixels (`preprocess.VERSION`).
+    train_decoder: "contract" or "fast".
+    """
+
+    preprocess_version: int
+    train_decoder: str
+
+
+@dataclass(frozen=True)
 class _Checked:
     """A source whose images were all looked at, and its splits."""
 
@@ -63,12 +75,19 @@ class _Checked:
 
 
 def prepare_training_data(
-    config: DataConfig, wanted: PreprocessConfig, progress: Progress | None = None
+    config: DataConfig,
+    wanted: PreprocessConfig,
+    progress: Progress | None = None,
+    *,
+    recorded: Recorded | None = None,
 ) -> TrainingData:
     """Train and validation images under one preprocessing contract.
 
+    Args:
+        recorded: of the run that goes on; None for a new one.
+
     Raises:
-        UserError: no such data, too many bad images, or too few good ones.
+        UserError: no such data, too many bad images, too few good ones, or a decoder that does not work here.
     """
     checked = _check(config, progress)
     samples, scan, splits = checked.samples, checked.scan, checked.splits
@@ -77,12 +96,16 @@ def prepare_training_data(
     sizes = {(scan.facts[index].height, scan.facts[index].width) for index in seen}
     all_grey = all(scan.facts[index].channels == 1 for index in seen)
     preprocess = resolve(wanted, sizes=sizes, all_grey=all_grey)
+    preprocess = replace(preprocess, version=VERSION if recorded is None else recorded.preprocess_version)
     train = ImageSet.build([samples[index] for index in splits.train], preprocess, memory_bytes, progress)
     if wanted.mean is None:
         preprocess = preprocess.with_statistics(*measure_mean_std(_pixels_to_measure(train)))
         train = ImageSet(train.samples, train.targets, preprocess, train.pixels)
-    facts = [scan.facts[index] for index in splits.train]
-    decoder = choose_decoder(config.train_decoder, facts, preprocess, streams=train.pixels is None)
+    if recorded is not None:
+        decoder = recorded_decoder(recorded.train_decoder)
+    else:
+        facts = [scan.facts[index] for index in splits.train]
+        decoder = choose_decoder(config.train_decoder, facts, preprocess, streams=train.pixels is None)
     train = replace(train, train_decoder=decoder)
     val = None
     if len(splits.val):

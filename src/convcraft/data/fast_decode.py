@@ -59,6 +59,12 @@ def choose_decoder(wanted: str, facts: Sequence[ImageFacts], preprocess: Preproc
     Raises:
         UserError: "fast" is wanted where it does not work.
     """
+    if wanted == "fast" and preprocess.interpolation not in _TORCH_MODES:
+        raise UserError(
+            f"data.train_decoder is 'fast' and preprocess.interpolation {preprocess.interpolation!r}",
+            f"with 'fast' an interpolation that torch antialiases: {', '.join(_TORCH_MODES)}",
+            "Set data.train_decoder to auto or contract, or choose one of these.",
+        )
     if wanted == "contract" or not streams or not facts or preprocess.interpolation not in _TORCH_MODES:
         return "contract"
     enough = 2 * preprocess.height * preprocess.width
@@ -71,6 +77,18 @@ def choose_decoder(wanted: str, facts: Sequence[ImageFacts], preprocess: Preproc
         return "contract"
     fix = 'Install torch (pip install "convcraft[train]"), or set data.train_decoder to contract.'
     raise UserError("data.train_decoder is 'fast', which does not work here", "a torch that resizes uint8 images", fix)
+
+
+def recorded_decoder(name: str) -> str:
+    """The decoder with which a run was begun, to go on with: another one would show it other pixels.
+
+    Raises:
+        UserError: it does not work here.
+    """
+    if name == "contract" or (name == "fast" and works_here()):
+        return name
+    fix = 'Install torch as where it was begun (pip install "convcraft[train]"), or start a new run.'
+    raise UserError(f"the run was begun with the decoder {name!r}, which does not work here", "the same decoder", fix)
 
 
 @functools.cache

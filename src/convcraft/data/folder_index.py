@@ -28,13 +28,16 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
+from convcraft.data.hub import PREFIX
 from convcraft.data.sample import Finding, Progress, Sample, StoredSample
 from convcraft.data.scan import THUMBNAIL_SIDE_PIXELS, ImageFacts, Scan, scan_images
+from convcraft.data.sources import whole_source
 from convcraft.data.user_cache import user_cache_dir
 
 WORTH_INDEXING = 1_000  # images; fewer are looked at in seconds
 SCANNED_AT_ONCE = 4_096  # after so many images an interrupted scan loses nothing
 STALE_DRAFT_SECONDS = 86_400.0
+FORGOTTEN_SECONDS = 180 * 86_400.0  # after so long without a start, the index of what is no folder here goes
 
 T = TypeVar("T", bytes, str)
 
@@ -76,24 +79,26 @@ def remembered_scan(
 
     Args:
         samples: files or encoded bytes; arrays and small sets are scanned as they are.
-        place: what was given as DATA; each has its own index.
+        place: what was given as DATA; each has its own index, however its path was written.
         complete: whether these are all images of the place, so that others can be forgotten.
         progress: told of the images that have to be looked at.
     """
-    if len(samples) < WORTH_INDEXING or isinstance(samples[0].image, np.ndarray):
+    if len(samples) < WORTH_INDEXING or samples[0].is_array:
         return scan_images(samples, progress=progress)
-    keys = [_key(sample) for sample in samples]
+    place = whole_source(place)
+    here = str(Path.cwd())
+    keys = [_key(sample, here) for sample in samples]
     file = index_file(place)
     index, notes = _open_index(file, place)
     row_of = {key: row for row, key in enumerate(_cut(index.rows["key"].tobytes(), 16))}
     known = np.fromiter((row_of.get(key, -1) if key else -1 for key in keys), np.int64, len(keys))
     new = np.flatnonzero(known < 0)
-    found = _Found.of(index, known)
+    found = _GrowingScan.of(index, known)
     if len(new):
         others = np.setdiff1d(np.arange(len(index.rows)), known)
         scanned = 0
         try:
-            for part in _looks([samples[row] for row in new.tolist()], progress):
+            for part in _scans_of_portions([samples[row] for row in new.tolist()], progress):
                 found.fill(new[scanned : scanned + len(part.facts)], part)
                 scanned += len(part.facts)
         finally:  # also when interrupted: what was looked at need not be looked at again
@@ -109,15 +114,19 @@ def index_file(place: str) -> Path:
     return user_cache_dir() / "scans" / f"{name}.index"
 
 
-def _key(sample: Sample) -> bytes | None:
-    """16 bytes that change when the image does; None for a file that is not there."""
+def _key(sample: Sample, here: str) -> bytes | None:
+    """16 bytes that change when the image does; None for a file that is not there.
+
+    Args:
+        here: the folder in which relative paths begin, so that they get the key of the whole path.
+    """
     if isinstance(sample, StoredSample) and sample.identity:
         return hashlib.blake2b(sample.identity, digest_size=16, person=b"stored").digest()
     image = sample.image
     if isinstance(image, bytes):
         return hashlib.blake2b(image, digest_size=16, person=b"bytes").digest()
     assert isinstance(image, Path)
-    path = os.fspath(image)
+    path = os.path.join(here, image)  # noqa: PTH118  # as below: quicker, and whole paths stay as they are
     try:
         status = os.stat(path)  # noqa: PTH116  # a third of the time of Path.stat, which counts for 100,000 files
     except (OSError, ValueError):
@@ -139,7 +148,7 @@ def _code() -> str:
 
 
 @dataclass
-class _Found:
+class _GrowingScan:
     """A scan that grows: what the index knows, with empty places for the images that it does not."""
 
     facts: list[ImageFacts]
@@ -148,7 +157,7 @@ class _Found:
     digests: list[str]
 
     @classmethod
-    def of(cls, index: _Index, known: NDArray[np.int64]) -> _Found:
+    def of(cls, index: _Index, known: NDArray[np.int64]) -> _GrowingScan:
         if np.array_equal(known, np.arange(len(index.rows))):
             thumbnails, rows = index.thumbnails, index.rows  # nothing is copied
         else:
@@ -172,7 +181,7 @@ class _Found:
         self.thumbnails[rows] = part.thumbnails
 
 
-def _looks(samples: Sequence[Sample], progress: Progress | None) -> Iterator[Scan]:
+def _scans_of_portions(samples: Sequence[Sample], progress: Progress | None) -> Iterator[Scan]:
     """Scans of one portion after the other, with progress over all of them."""
     total = len(samples)
     for start in range(0, total, SCANNED_AT_ONCE):
@@ -185,7 +194,7 @@ def _looks(samples: Sequence[Sample], progress: Progress | None) -> Iterator[Sca
 
 
 def _merged(
-    index: _Index, kept: NDArray[np.int64], found: _Found, have: NDArray[np.int64], keys: Sequence[bytes | None]
+    index: _Index, kept: NDArray[np.int64], found: _GrowingScan, have: NDArray[np.int64], keys: Sequence[bytes | None]
 ) -> _Index:
     """An index of what was found of some images, and of some rows of the old one."""
     lasting = [row for row in have.tolist() if keys[row] and found.facts[row].reason not in _PASSING_REASONS]
@@ -214,7 +223,10 @@ def _cut(text: T, size: int) -> list[T]:
 def _open_index(file: Path, place: str) -> tuple[_Index, tuple[Finding, ...]]:
     """What is remembered of a place; of a damaged file nothing, and a word about it."""
     try:
-        return _read(file, place), ()
+        index = _read(file, place)
+        with contextlib.suppress(OSError):
+            os.utime(file)  # in use: see _tidy
+        return index, ()
     except FileNotFoundError:
         return _Index.empty(), ()
     except _Unusable as why:
@@ -291,14 +303,22 @@ def _save(file: Path, place: str, index: _Index) -> None:
 
 
 def _tidy(folder: Path) -> None:
-    """Remove indices of folders that are gone, and drafts that a killed process left."""
+    """Remove indices of folders that are gone, others that nobody uses, and drafts that a killed process left."""
     for path in folder.iterdir():
-        if path.suffix == ".draft" and time.time() - path.stat().st_mtime > STALE_DRAFT_SECONDS:
+        unused_seconds = time.time() - path.stat().st_mtime
+        if path.suffix == ".draft" and unused_seconds > STALE_DRAFT_SECONDS:
             path.unlink(missing_ok=True)
         if path.suffix == ".index":
             place = _place_of(path)
-            if place is None or (Path(place).is_absolute() and not Path(place).exists()):
+            if place is None or _is_gone(place.removeprefix(PREFIX), unused_seconds):
                 path.unlink(missing_ok=True)
+
+
+def _is_gone(place: str, unused_seconds: float) -> bool:
+    """Whether a whole path leads nowhere; of names and Hub addresses, whether they were not used for long."""
+    if Path(place).is_absolute():
+        return not Path(place).exists()
+    return unused_seconds > FORGOTTEN_SECONDS
 
 
 def _place_of(path: Path) -> str | None:

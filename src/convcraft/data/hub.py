@@ -3,7 +3,8 @@
 The library fetches, keeps and checks the files (`HF_HOME`, `HF_HUB_OFFLINE` and its other variables work as always);
 here columns become labelled images. Which column holds images and which labels follows from their types, Image and
 ClassLabel. Encoded images stay in the library's Arrow files, which are mapped, not read: a set may be larger than
-memory. No code of a data set is ever run: the library no longer does, and is not asked to.
+memory. No code of a data set is ever run: the library no longer does, and is not asked to. A row may name a file
+instead of holding an image, but only one of the data set's own.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from convcraft.data.natural_sort import natural_sorted
 from convcraft.data.sample import ALL, Finding, Progress, Sample, Source, StoredSample
 from convcraft.data.splits import canonical_split
 from convcraft.data.table import BAD_SHARE, IMAGE_COLUMNS, LABEL_COLUMNS, ROWS_NAMED
+from convcraft.data.trusted_files import TrustedFiles
 from convcraft.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 PREFIX = "hub:"
+PARQUET_REVISION = "refs/convert/parquet"  # where the Hub keeps what it made of sets that need code
 _ADDRESS = re.compile(r"(?P<name>[\w.-]+/[\w.-]+|[\w.-]+)(:(?P<config>[^:@]+))?(@(?P<revision>[^@]+))?")
 
 
@@ -74,7 +77,7 @@ def open_hub(text: str, config: DataConfig, progress: Progress | None = None) ->
     if progress is not None:
         progress(0, 0, f"loading {address.name}")
     parts = _load(address)
-    return _read(address.name, parts, config)
+    return _read(address.name, parts, config, _own_files(address))
 
 
 def _load(address: HubAddress) -> dict[str, Dataset]:
@@ -90,9 +93,42 @@ def _load(address: HubAddress) -> dict[str, Dataset]:
         else:
             where = str(address.folder or address.name)
             loaded = datasets.load_dataset(where, name=address.config, revision=address.revision)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, datasets.exceptions.DatasetsError, *_connection_errors()) as error:
         raise _not_to_be_had(address, error) from error
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+        raise _needs_code(address) from error
     return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {ALL: loaded}
+
+
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """What the library of the Hub raises beside OSError where a connection breaks."""
+    from huggingface_hub import utils
+
+    httpx = getattr(utils, "httpx", None)  # versions before it used requests, whose errors are OSErrors
+    return () if httpx is None else (httpx.HTTPError,)
+
+
+def _needs_code(address: HubAddress) -> UserError:
+    fetched = f"{PREFIX}{address.name}@{PARQUET_REVISION}"
+    if address.folder is not None:
+        fix = f"Fetch the set's revision {PARQUET_REVISION} instead, which the Hub makes of most such sets."
+    else:
+        fix = f"Try {fetched}: the Hub makes Parquet files of most such sets."
+    return UserError(f"{address.name} needs its own code to be read, which is never run", "a set of data files", fix)
+
+
+def _own_files(address: HubAddress) -> TrustedFiles:
+    """The set's folder, or else the caches into which the library fetches and unpacks sets."""
+    import datasets
+    import huggingface_hub
+
+    fetched = [datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH]
+    caches = [Path(place).absolute() for place in (*fetched, huggingface_hub.constants.HF_HUB_CACHE)]
+    if address.folder is None:
+        return TrustedFiles(caches, own=False)
+    return TrustedFiles([address.folder, *caches], own=True)
 
 
 def _not_to_be_had(address: HubAddress, error: Exception) -> UserError:
@@ -114,7 +150,7 @@ def _not_to_be_had(address: HubAddress, error: Exception) -> UserError:
 # From columns to samples ------------------------------------------------------------------------------------------
 
 
-def _read(name: str, parts: Mapping[str, Dataset], config: DataConfig) -> Source:
+def _read(name: str, parts: Mapping[str, Dataset], config: DataConfig, own_files: TrustedFiles) -> Source:
     by_split, findings = _by_split(name, parts)
     features = next(iter(by_split.values())).features
     image_column = _image_column(name, features, config.image_column)
@@ -125,7 +161,7 @@ def _read(name: str, parts: Mapping[str, Dataset], config: DataConfig) -> Source
         raise UserError(f"{name} has one class: {', '.join(classes)}", "at least two classes", "Check the labels.")
     findings += _missing_labels(labels, index_of, config.allow_bad)
     splits = {
-        split: _samples(split, part, image_column, [index_of.get(label) for label in labels[split]])
+        split: _samples(split, part, image_column, [index_of.get(label) for label in labels[split]], own_files)
         for split, part in by_split.items()
     }
     return Source(name, classes, splits, tuple(findings))
@@ -249,7 +285,9 @@ class _EncodedImages(Sequence[bytes]):
         return (value or {}).get("bytes") or b""
 
 
-def _samples(split: str, part: Dataset, column: str, targets: Sequence[int | None]) -> list[Sample]:
+def _samples(
+    split: str, part: Dataset, column: str, targets: Sequence[int | None], own_files: TrustedFiles
+) -> list[Sample]:
     """One sample per labelled row: a file where the row names one, else bytes that stay where they are."""
     import pyarrow.compute
     from datasets import Image
@@ -266,7 +304,7 @@ def _samples(split: str, part: Dataset, column: str, targets: Sequence[int | Non
             continue
         shown = f"{split}#{row}"
         if no_bytes[row] and paths[row]:
-            samples.append(Sample(Path(paths[row]), target, shown))
+            samples.append(Sample(own_files.file(paths[row], shown), target, shown))
         else:
             samples.append(StoredSample(images, row, target, shown, f"{origin}#{row}".encode() if origin else b""))
     return samples

@@ -29,7 +29,7 @@ class NamedSet:
     """
 
     name: str
-    title: str  # what it is, whose it is
+    title: str  # what it is, whose it is: shown where the sets are listed
     classes: tuple[str, ...]
     files: tuple[RemoteFile, ...]
     read: Callable[[Path, DataConfig, Progress | None], Source | None]

@@ -60,13 +60,17 @@ def settled(config: DataConfig) -> DataConfig:
 
     Names of sets, Hub addresses, and what is not there (its message shall show what was typed) stay as they are.
     """
-    source = config.source
-    if source.casefold() not in NAMED_SETS:
-        prefix = PREFIX if source.startswith(PREFIX) else ""
-        rest = source.removeprefix(prefix)
-        source = prefix + _whole(rest) if rest else source
     data_dir = None if config.data_dir is None else _whole(config.data_dir)
-    return replace(config, source=source, data_dir=data_dir)
+    return replace(config, source=whole_source(config.source), data_dir=data_dir)
+
+
+def whole_source(source: str) -> str:
+    """DATA with a whole path, where it is a path."""
+    if source.casefold() in NAMED_SETS:
+        return source
+    prefix = PREFIX if source.startswith(PREFIX) else ""
+    rest = source.removeprefix(prefix)
+    return prefix + _whole(rest) if rest else source
 
 
 def _whole(path: str) -> str:
@@ -76,11 +80,11 @@ def _whole(path: str) -> str:
 
 
 def _unknown(text: str) -> UserError:
-    names = ", ".join(NAMED_SETS)
+    names = "".join(f"\n  {named.name}: {named.title}" for named in NAMED_SETS.values())
     near = difflib.get_close_matches(text.casefold(), NAMED_SETS, n=1)
     if not near:
         parent = Path(text).expanduser().parent
         siblings = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
         near = [str(Path(text).parent / name) for name in difflib.get_close_matches(Path(text).name, siblings, n=1)]
     fix = f"Did you mean {near[0]}?" if near else "Check the path."
-    return UserError(f"no file, folder or data set {text!r}", f"a path, hub:OWNER/NAME, or one of {names}", fix)
+    return UserError(f"no file, folder or data set {text!r}", f"a path, hub:OWNER/NAME, or one of{names}\n", fix)

@@ -27,13 +27,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from convcraft.errors import UserError
+from convcraft.models.keras_architecture import check_architecture
 from convcraft.models.network import Network
 
 KINDS = {"Conv2d": "convolution", "Linear": "dense", "BatchNorm2d": "batch norm", "BatchNorm1d": "batch norm"}
 KERAS_EPSILON = 1e-3  # Keras's default, where a file does not say (.weights.h5)
+UNCHECKED = (
+    "not checked, as this file does not describe its network: activations, pooling, strides, padding, layers without "
+    "weights (only kinds, order and shapes of the weights were compared)"
+)
 LARGEST_BYTES = 4 << 30  # of what a .keras file unpacks to
-KNOWN_ACTIVATIONS = {"linear", "relu", "softmax"}
-OPTIMIZER_GROUPS = {"optimizer", "optimizer_weights", "_optimizer"}
 Array = NDArray[np.float32]
 
 
@@ -49,13 +52,18 @@ class KerasLayer:
 
 @dataclass(frozen=True)
 class KerasReport:
-    """What was taken over: pairs of (layer in the file, layer of the network); `str` is for people."""
+    """What was taken over: pairs of (layer in the file, layer of the network); `str` is for people.
+
+    described: the file says what its layers are, and that was compared; .weights.h5 holds numbers alone.
+    """
 
     path: Path
     pairs: tuple[tuple[str, str], ...]
+    described: bool
 
     def __str__(self) -> str:
-        return f"{self.path.name}: " + ", ".join(f"{theirs} -> {ours}" for theirs, ours in self.pairs)
+        text = f"{self.path.name}: " + ", ".join(f"{theirs} -> {ours}" for theirs, ours in self.pairs)
+        return text if self.described else f"{text}; {UNCHECKED}"
 
 
 def load_keras_weights(model: Network, path: Path) -> KerasReport:
@@ -69,7 +77,9 @@ def load_keras_weights(model: Network, path: Path) -> KerasReport:
         UserError: no such file, another or a damaged format, layers, shapes or settings that do not fit (named),
             numbers that are not finite. The network is then unchanged.
     """
-    stored = read_keras_layers(path)
+    stored, description = _read_file(path)
+    if description:
+        check_architecture(path.name, description, model)
     ours = [(name, module) for name, module in model.named_modules() if type(module).__name__ in KINDS]
     state: dict[str, Tensor] = {}
     pairs: list[tuple[str, str]] = []
@@ -86,7 +96,7 @@ def load_keras_weights(model: Network, path: Path) -> KerasReport:
             state |= {f"{name}.{key}": tensor for key, tensor in tensors.items()}
             pairs.append((layer.name, name))
     model.load_state_dict(state, strict=False)  # every layer with weights has been matched; counters stay
-    return KerasReport(path, tuple(pairs))
+    return KerasReport(path, tuple(pairs), described=bool(description))
 
 
 def read_keras_layers(path: Path) -> list[KerasLayer]:
@@ -95,20 +105,26 @@ def read_keras_layers(path: Path) -> list[KerasLayer]:
     Raises:
         UserError: as `load_keras_weights`.
     """
+    return _read_file(path)[0]
+
+
+def _read_file(path: Path) -> tuple[list[KerasLayer], list[dict[str, Any]]]:
+    """The layers with weights, and the description of all layers: empty where the file has none."""
     h5py = _h5py()
     if not path.is_file():
         raise UserError(f"weights file {path}, which is not there", "a Keras file", "Check the path.")
     try:
         if zipfile.is_zipfile(path):
             config, content = _unpack(path)
+            described = _described_layers(config)
             with h5py.File(io.BytesIO(content), "r") as file:
-                return list(_numbered_layers(path, file, h5py, _layer_settings(config)))
+                return list(_numbered_layers(path, file, h5py, _by_name(described))), described
         with h5py.File(path, "r") as file:
             group = file.get("model_weights", file)
             if "layer_names" in group.attrs:
-                config = json.loads(file.attrs["model_config"]) if "model_config" in file.attrs else {}
-                return list(_named_layers(path, group, h5py, _layer_settings(config)))
-            return list(_numbered_layers(path, file, h5py, {}))
+                described = _described_layers(json.loads(file.attrs.get("model_config", "{}")))
+                return list(_named_layers(path, group, h5py, _by_name(described))), described
+            return list(_numbered_layers(path, file, h5py, {})), []
     except UserError:
         raise
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile) as error:
@@ -139,10 +155,16 @@ def _unpack(path: Path) -> tuple[dict[str, Any], bytes]:
         return json.loads(archive.read("config.json")), archive.read("model.weights.h5")
 
 
-def _layer_settings(config: Any) -> dict[str, dict[str, Any]]:
-    """The settings of each layer by its name, from a model's description."""
-    entries = config.get("config", {}).get("layers", []) if isinstance(config, dict) else []
-    return {entry["config"]["name"]: entry["config"] | {"class_name": entry["class_name"]} for entry in entries}
+def _described_layers(config: Any) -> list[dict[str, Any]]:
+    """The layers of a model's description, weightless ones too, in order; empty where there is none."""
+    if not isinstance(config, dict) or not config:
+        return []
+    return list(config["config"]["layers"])
+
+
+def _by_name(described: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The settings of each layer by its name."""
+    return {entry["config"]["name"]: entry["config"] for entry in described}
 
 
 def _named_layers(path: Path, group: Any, h5py: Any, settings: dict[str, dict[str, Any]]) -> Iterator[KerasLayer]:
@@ -217,13 +239,6 @@ def _typed(path: Path, name: str, arrays: list[Array], settings: dict[str, Any])
     else:
         found = f"{path.name}: layer {name} with weights of shapes {[list(array.shape) for array in arrays]}"
         raise UserError(found, "convolutions, dense layers and batch norms", "This kind of layer is not known here.")
-    if (
-        settings.get("class_name") == "DepthwiseConv2D"
-        or settings.get("data_format", "channels_last") != "channels_last"
-    ):
-        raise UserError(
-            f"{path.name}: layer {name} is {settings['class_name']}", "Conv2D, channels last", "Convert it."
-        )
     yield KerasLayer(name, kind, tuple(arrays), settings)
 
 
@@ -246,7 +261,6 @@ def _converted(
         if order is not None and order.size == arrays[0].shape[1]:
             arrays[0] = arrays[0][:, order]
         keys = ["weight", "bias"][: len(arrays)]
-        _check_settings(where, layer, module)
     wanted = module.state_dict()
     missing = [key for key in wanted if key not in keys and key != "num_batches_tracked"]
     if missing:
@@ -262,27 +276,6 @@ def _converted(
         if not bool(torch.isfinite(tensor).all()):
             raise UserError(f"{where}: {key} has NaN or infinity", "finite weights", "Save it again.")
     return tensors
-
-
-def _check_settings(where: str, layer: KerasLayer, module: nn.Module) -> None:
-    """Stride, dilation, groups, padding and activation, where the file tells them."""
-    settings = layer.settings
-    activation = settings.get("activation", "linear")
-    if activation not in KNOWN_ACTIVATIONS:
-        raise UserError(f"{where} has the activation {activation}", ", ".join(sorted(KNOWN_ACTIVATIONS)), "Rebuild it.")
-    if not isinstance(module, nn.Conv2d) or not settings:
-        return
-    same = tuple(gap * (side - 1) // 2 for side, gap in zip(module.kernel_size, module.dilation, strict=True))
-    theirs = (
-        tuple(settings.get("strides", (1, 1))),
-        tuple(settings.get("dilation_rate", (1, 1))),
-        settings.get("groups", 1),
-        same if settings.get("padding") == "same" else (0, 0),
-    )
-    ours = (module.stride, module.dilation, module.groups, module.padding)
-    if theirs != ours:
-        what = "(stride, dilation, groups, padding)"
-        raise UserError(f"{where} has {what} {theirs}", f"{ours}", "Choose the network that the file was saved from.")
 
 
 def _flatten_order(model: Network, first_dense: nn.Module) -> NDArray[np.int64] | None:

@@ -12,10 +12,8 @@ from rich.console import Console
 from convcraft.config import RunConfig
 from convcraft.data.augment_checks import augmentation_findings
 from convcraft.data.dataset import TrainingData, prepare_training_data
-from convcraft.data.sample import Finding
+from convcraft.data.sample import Finding, worst_first
 from convcraft.workflows.console import data_progress
-
-SEVERITIES = ("error", "warning", "info")  # worst first
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,10 @@ def doctor(config: RunConfig, *, preview: Path | None = None, every_kind: bool =
         from convcraft.report.augment_sheet import refuse_foreign_file
 
         refuse_foreign_file(preview)
+    if config.model.weights is not None:
+        from convcraft.workflows.train import with_card
+
+        config = with_card(config)  # as training does
     with data_progress(console) as progress:
         # Too many bad files are a finding here, and nothing needs to be held in memory or measured.
         examined = config.changed(data={"allow_bad": True, "memory_megabytes": 0})
@@ -82,5 +84,4 @@ def doctor(config: RunConfig, *, preview: Path | None = None, every_kind: bool =
         from convcraft.workflows.preview import draw_preview
 
         save_sheet(draw_preview(config, data, every_kind=every_kind), preview)
-    found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return Diagnosis(data.name, tuple(found), preview, time.monotonic() - started)
+    return Diagnosis(data.name, worst_first(found), preview, time.monotonic() - started)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from convcraft.data.dataset import prepare_training_data
+from convcraft.data.dataset import Recorded, prepare_training_data
 from convcraft.training.run_folder import EVALUATION, read_run, read_summary
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.draw_run import draw_run
@@ -25,7 +25,10 @@ def redraw(run: Path, *, console: Console) -> Path:
     description, summary = read_run(run), read_summary(run)
     model, _ = load_model(description)
     with data_progress(console) as progress:
-        data = prepare_training_data(description.config.data, description.config.preprocess, progress)
+        recorded = Recorded(description.preprocess.version, train_decoder="contract")  # no train image is drawn
+        data = prepare_training_data(
+            description.config.data, description.config.preprocess, progress, recorded=recorded
+        )
     if data.val is None:
         return draw_run(description, model, summary, None)
     predictions, report = predict_images(model, data.val, data.classes)

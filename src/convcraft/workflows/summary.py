@@ -53,7 +53,8 @@ def summarise_network(config: RunConfig, *, console: Console) -> NetworkSummary:
     """Build the configured network for the configured data and describe it.
 
     Only as much of the data is read as the network's shape asks for: the class names, and where `preprocess` leaves
-    image size or channels open, 64 images that are evenly spread over all but the test part.
+    image size or channels open, 64 images that are evenly spread over the data. Of a test part that the data brings
+    none is looked at; a test part that training would cut is not known yet, so some of these may be in it.
 
     Raises:
         UserError: data or settings that cannot be used.

@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import nn
 
 from convcraft.config import RunConfig
-from convcraft.data.dataset import TrainingData, prepare_training_data
+from convcraft.data.dataset import Recorded, TrainingData, prepare_training_data
 from convcraft.data.sources import settled
 from convcraft.errors import UserError
 from convcraft.evaluation.metrics import Report
@@ -82,10 +82,11 @@ def train(
     check_trackers(config.training.trackers)
     run.mkdir(parents=True, exist_ok=True)
     with exclusive(run):
-        with data_progress(console) as progress:
-            data = prepare_training_data(config.data, config.preprocess, progress)
-        _announce(data, config, console)
         going_on = resume and bool(saved_checkpoints(run / CHECKPOINTS))
+        recorded = _recorded(run) if going_on else None
+        with data_progress(console) as progress:
+            data = prepare_training_data(config.data, config.preprocess, progress, recorded=recorded)
+        _announce(data, config, console)
         trainer = build_trainer(run, config, data, resume=going_on, console=console, profile=profile)
         resumed_step = trainer.state.step if going_on else None
         with open_trackers(
@@ -119,6 +120,12 @@ def _settle_config(config: RunConfig, run: Path, resume: bool) -> RunConfig:
         fix = "Leave these settings out with --resume, or start a new run."
         raise UserError(f"other settings than the run was started with ({changed})", "the run's own settings", fix)
     return saved
+
+
+def _recorded(run: Path) -> Recorded:
+    """What the run's first start settled; runs that name no decoder are older than the choice."""
+    description = read_run(run)
+    return Recorded(description.preprocess.version, description.data.get("train_decoder", "contract"))
 
 
 def _whole_paths(config: RunConfig) -> RunConfig:

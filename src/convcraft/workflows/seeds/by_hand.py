@@ -14,7 +14,8 @@ from convcraft.data.named import NAMED_SETS, read_digits, search_places
 from convcraft.data.sample import Source
 from convcraft.errors import UserError
 from convcraft.report.seed_pictures import response_picture
-from convcraft.workflows.seeds.convolution_by_hand import conv2d, written_conv2d, written_formula
+from convcraft.workflows.seeds.convolution_by_hand import conv2d, written_formula
+from convcraft.workflows.seeds.seed_002 import written_conv2d
 
 # The article names no kernels but their sizes, 3x3 and 5x5; these are classic ones of those sizes.
 EDGES = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=np.float64)  # Sobel: left to right, dark to bright

@@ -135,21 +135,54 @@ def label_shapes(program: Program) -> Iterator[Diagnosis]:
     if not categorical:
         return
     for call in program.calls("fit"):
-        labels = argument(call, 1, "y")
-        made = _assigned_before(program, labels, call) if isinstance(labels, ast.Name) else None
-        if made is not None and isinstance(made.value, ast.Call) and called_name(made.value) in INTEGER_SOURCES:
+        pair = keyword(call, "validation_data")
+        validation = pair.elts[1] if isinstance(pair, ast.Tuple) and len(pair.elts) > 1 else None
+        given = {"labels": argument(call, 1, "y"), "validation labels": validation}
+        indices = [name for name, labels in given.items() if labels is not None and _is_index(program, labels, call)]
+        if indices:
             num_classes = program.task.num_classes
             cause = (
-                f"the labels are class indices of shape (N,), but categorical_crossentropy compares rows "
+                f"the {indices[0]} are class indices of shape (N,), but categorical_crossentropy compares rows "
                 f"(N, {num_classes}): ValueError at the first step"
             )
             fix = f"keras.utils.to_categorical(labels, {num_classes}), or sparse_categorical_crossentropy."
             yield Diagnosis("label shape", STOPS, program.where(call), cause, fix)
 
 
-def _assigned_before(program: Program, name: ast.Name, call: ast.Call) -> ast.Assign | None:
+def _is_index(program: Program, labels: ast.expr, before: ast.expr | ast.stmt) -> bool:
+    """Whether an expression gives class indices: followed back to randint, load_data() or .target.
+
+    False where to_categorical stands on the way, or where it leads elsewhere.
+    """
+    if isinstance(labels, ast.Subscript):
+        return _is_index(program, labels.value, before)
+    if isinstance(labels, ast.Attribute):
+        return labels.attr == "target"
+    if isinstance(labels, ast.Call):
+        of = labels.func.value if isinstance(labels.func, ast.Attribute) else None
+        same = of is not None and called_name(labels) in ("astype", "reshape", "ravel", "copy")
+        return called_name(labels) in INTEGER_SOURCES or (same and of is not None and _is_index(program, of, before))
+    made = _assigned_before(program, labels, before) if isinstance(labels, ast.Name) else None
+    if made is None or not isinstance(labels, ast.Name):
+        return False
+    if isinstance(made.value, ast.Call) and called_name(made.value) == "load_data":
+        return True  # the images beside them are never given as labels
+    part = _part_of(made.targets[0], made.value, labels.id)
+    return part is not None and _is_index(program, part, made)
+
+
+def _part_of(target: ast.expr, value: ast.expr, name: str) -> ast.expr | None:
+    """What a name gets of an assignment: of `a, b = c, d` a gets c."""
+    if isinstance(target, ast.Name):
+        return value
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+        return next((v for t, v in zip(target.elts, value.elts, strict=True) if name in names_in(t)), None)
+    return None
+
+
+def _assigned_before(program: Program, name: ast.Name, use: ast.expr | ast.stmt) -> ast.Assign | None:
     """The assignment of a name that is in force where it is used."""
-    before = [node for node in program.tree.body if isinstance(node, ast.Assign) and node.lineno < call.lineno]
+    before = [node for node in program.tree.body if isinstance(node, ast.Assign) and node.lineno < use.lineno]
     named = [node for node in before if any(name.id in names_in(target) for target in node.targets)]
     return named[-1] if named else None
 

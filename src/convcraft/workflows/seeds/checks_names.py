@@ -8,6 +8,7 @@ import difflib
 import importlib
 import importlib.util
 from collections.abc import Iterator
+from types import ModuleType
 
 from convcraft.workflows.seeds.program import GAP, STOPS, Diagnosis, Program
 
@@ -17,9 +18,9 @@ def missing_imports(program: Program) -> Iterator[Diagnosis]:
     for node in ast.walk(program.tree):
         if not isinstance(node, ast.ImportFrom) or node.module is None:
             continue
-        if importlib.util.find_spec(node.module.split(".")[0]) is None:
+        module = installed(node.module)
+        if module is None:
             continue
-        module = importlib.import_module(node.module)
         for alias in node.names:
             if not hasattr(module, alias.name):
                 near = difflib.get_close_matches(alias.name.lower(), [name.lower() for name in dir(module)], n=1)
@@ -28,6 +29,14 @@ def missing_imports(program: Program) -> Iterator[Diagnosis]:
                 yield Diagnosis(
                     "missing import", STOPS, program.where(node), f"{node.module} has no {alias.name}: ImportError", fix
                 )
+
+
+def installed(name: str) -> ModuleType | None:
+    """A module; None where its package is not installed, or is but cannot be imported (Keras without a backend)."""
+    try:
+        return importlib.import_module(name)
+    except Exception:  # any: a broken package may raise whatever it likes, and is as good as none
+        return None
 
 
 def undefined_names(program: Program) -> Iterator[Diagnosis]:
@@ -58,8 +67,8 @@ def _bound_names(tree: ast.Module) -> set[str]:
             bound.add(node.arg)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             bound |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-            if isinstance(node, ast.Import):
-                bound -= {alias.name for alias in node.names if alias.asname and alias.name != alias.asname}
+        elif isinstance(node, ast.ExceptHandler) and node.name is not None:
+            bound.add(node.name)
     return bound
 
 

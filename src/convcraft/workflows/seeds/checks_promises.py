@@ -78,7 +78,9 @@ def promises(program: Program) -> Iterator[Diagnosis]:
             continue
         shown, fix = FEATURES[promise.feature]
         if not shown(program):
-            yield Diagnosis(f"no {promise.feature}", GAP, "the listing as a whole", promise.said, fix)
+            yield Diagnosis(
+                f"no {promise.feature}", GAP, "the listing as a whole", f"{promise.said}; the code has none", fix
+            )
 
 
 def normalisation(program: Program) -> Iterator[Diagnosis]:

@@ -24,6 +24,8 @@ def validation_is_training(program: Program) -> Iterator[Diagnosis]:
     """fit() that validates on the very images that it trains on."""
     for call in program.calls("fit"):
         train, validation = argument(call, 0, "x"), keyword(call, "validation_data")
+        if isinstance(validation, ast.Tuple) and validation.elts:
+            validation = validation.elts[0]
         if train is not None and validation is not None and ast.dump(train) == ast.dump(validation):
             cause = "validation data are the training data: the validation figure cannot show overfitting"
             yield Diagnosis("validation = training", WRONG, program.where(call), cause, FRAMES_FIX)
@@ -41,6 +43,15 @@ def test_images_select(program: Program) -> Iterator[Diagnosis]:
             if _reads_test(program, call):
                 cause = "the test images are looked at after every epoch: they serve as development set"
                 yield Diagnosis("test as validation", WRONG, program.where(call), cause, FRAMES_FIX)
+
+
+def test_images_train(program: Program) -> Iterator[Diagnosis]:
+    """fit() on test images."""
+    for call in program.calls("fit"):
+        given = [item for item in (argument(call, 0, "x"), argument(call, 1, "y")) if item is not None]
+        if set().union(*map(names_in, given), set()) & _test_names(program):
+            cause = "the network is trained on the test images: what it reaches on them says nothing about new ones"
+            yield Diagnosis("test as training", WRONG, program.where(call), cause, FRAMES_FIX)
 
 
 def no_validation(program: Program) -> Iterator[Diagnosis]:
@@ -66,7 +77,7 @@ def compiled_every_epoch(program: Program) -> Iterator[Diagnosis]:
 
 def printed_steps(program: Program) -> Iterator[Diagnosis]:
     """Step counts of the printed result that the data and the batch size of the code cannot give."""
-    task, shown, batch_size = program.task, program.shown, _batch_size(program)
+    task, shown, batch_size = program.task, program.shown, program.batch_size
     if batch_size is None:
         return
     for printed, images, part in (
@@ -78,7 +89,7 @@ def printed_steps(program: Program) -> Iterator[Diagnosis]:
             continue
         cause = (
             f"{printed:,} {part} steps are printed; {images:,} images in batches of {batch_size} make {steps:,} "
-            f"({printed:,} steps of {batch_size} would be about {printed * batch_size:,} images{_explained(printed)})"
+            f"({printed:,} steps of {batch_size} would be about {printed * batch_size:,} images)"
         )
         fix = "Print what the program itself counts; such a figure was not made by this program."
         yield Diagnosis("printed steps", WRONG, "printed result", cause, fix)
@@ -148,12 +159,17 @@ def repeated_softmax(program: Program) -> Iterator[Diagnosis]:
 
 
 def _freezes(program: Program) -> bool:
-    """Whether some weight is taken out of training: trainable = False, requires_grad = False or requires_grad_."""
+    """Whether a weight is taken out of training: trainable or requires_grad set, or requires_grad_ called, with False.
+
+    A value that is worked out (trainable = isinstance(...)) may be False, and is believed; True is not.
+    """
     for node in ast.walk(program.tree):
+        value: ast.expr | None = None
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
-            if node.targets[0].attr in ("trainable", "requires_grad"):
-                return True
+            value = node.value if node.targets[0].attr in ("trainable", "requires_grad") else None
         elif isinstance(node, ast.Call) and called_name(node) == "requires_grad_":
+            value = argument(node, 0, "requires_grad")
+        if value is not None and (not isinstance(value, ast.Constant) or value.value is False):
             return True
     return False
 
@@ -168,7 +184,23 @@ def _test_names(program: Program) -> set[str]:
     for node in ast.walk(program.tree):
         if isinstance(node, ast.Assign) and _is_load(node) and isinstance(node.targets[0], ast.Tuple):
             found |= names_in(node.targets[0].elts[1])
+    assigned = [pair for node in ast.walk(program.tree) for pair in _assigned_pairs(node)]
+    while True:  # names made from test images hold test images
+        more = {name for target, value in assigned if names_in(value) & found for name in names_in(target)} - found
+        if not more:
+            break
+        found |= more
     return found - {name.name for name in ast.walk(program.tree) if isinstance(name, ast.FunctionDef)}
+
+
+def _assigned_pairs(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """Plain names and what is assigned to each; `a, b = c, d` gives two pairs. Not what a call returns of a network."""
+    if not isinstance(node, ast.Assign) or _is_load(node):
+        return
+    left, right = node.targets[0], node.value
+    both = isinstance(left, ast.Tuple) and isinstance(right, ast.Tuple) and len(left.elts) == len(right.elts)
+    pairs = zip(left.elts, right.elts, strict=True) if both else [(left, right)]  # type: ignore[attr-defined]
+    yield from (pair for pair in pairs if isinstance(pair[0], (ast.Name, ast.Tuple)))
 
 
 def _stored_names(tree: ast.Module) -> set[str]:
@@ -193,24 +225,3 @@ def _reads_test(program: Program, call: ast.Call) -> bool:
         return False
     own = {item.arg for item in function.args.args}
     return bool(given & tests) or bool((names_in(function) - own) & tests)
-
-
-def _batch_size(program: Program) -> int | None:
-    """The batch size of the code: the keyword where it is given, else the constant of that name."""
-    for call in program.calls():
-        value = program.value(keyword(call, "batch_size"))
-        if isinstance(value, int):
-            return value
-    constant = program.constants.get("batch_size")
-    return constant if isinstance(constant, int) else None
-
-
-def _explained(printed: int) -> str:
-    """Which well-known share of CIFAR-10's images gives so many steps, if one does."""
-    fits = [
-        f"{images:,} in batches of {size}"
-        for images in (50_000, 45_000, 40_000, 10_000)
-        for size in (5, 8, 16, 32, 64, 128)
-        if -(-images // size) == printed
-    ]
-    return f"; {fits[0]} give this number" if fits else ""

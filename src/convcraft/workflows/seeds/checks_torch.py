@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import math
+import traceback
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ MISFITS = (RuntimeError, ValueError, TypeError, IndexError)
 
 
 def build_network(program: Program) -> nn.Module | None:
-    """The first nn.Module class of the listing, built; None where it defines none.
+    """The last nn.Module class of the listing, built; None where it defines none, or a name that it needs is missing.
 
     Only its imports and class definitions are executed. The listings are fixed texts of this package.
     """
@@ -29,9 +30,12 @@ def build_network(program: Program) -> nn.Module | None:
         return None
     namespace: dict[str, Any] = {}
     module = ast.Module(body=list(parts), type_ignores=[])
-    exec(compile(module, "<listing>", "exec"), namespace)  # noqa: S102 - our own fixed text
-    own = [item for item in namespace.values() if isinstance(item, type) and issubclass(item, nn.Module)]
-    built: nn.Module = own[-1]()
+    try:
+        exec(compile(module, "<listing>", "exec"), namespace)  # noqa: S102 - our own fixed text
+        own = [item for item in namespace.values() if isinstance(item, type) and issubclass(item, nn.Module)]
+        built: nn.Module = own[-1]()
+    except (NameError, ImportError):  # the checks on names tell which
+        return None
     return built
 
 
@@ -42,16 +46,46 @@ def one_batch(program: Program) -> Iterator[Diagnosis]:
     network = build_network(program)
     if network is None:
         return
-    batch_size = _batch_size(program)
-    images = torch.zeros(batch_size, *program.task.image_shape)
+    images = torch.zeros(program.batch_size or 1, *program.task.image_shape)
     linear = _first_linear_mismatch(network, images)
     if linear is not None:
         yield _flatten_diagnosis(program, network, images, *linear)
+    else:
+        yield from _forward_pass(program, network, images)
     units = _last_linear(network).out_features
     if units != program.task.num_classes:
         where = _line_of_layer(program, _name_of(network, _last_linear(network)))
         cause = f"{units} outputs for the {program.task.num_classes} classes of {program.task.data}"
         yield Diagnosis("outputs", WRONG, where, cause, f"Give the last layer {program.task.num_classes} outputs.")
+
+
+def _forward_pass(program: Program, network: nn.Module, images: Tensor) -> Iterator[Diagnosis]:
+    """What one batch raises on its way, and whether what comes out can be logits."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            network.eval()(images)
+    except NameError:  # the checks on names tell which
+        return
+    except MISFITS as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<listing>"]
+        where = f"line {lines[-1]}: {program.lines[lines[-1] - 1].strip()}" if lines and lines[-1] else "the network"
+        cause = f"a batch of {list(images.shape)} stops with {type(error).__name__}: {str(error).splitlines()[0]}"
+        fix = "Let each layer expect what the one before it makes."
+        yield Diagnosis("forward pass", STOPS, where, cause, fix)
+        return
+    last = _last_linear(network)
+    with torch.no_grad():
+        last.weight *= 1e3  # logits become as wide as one likes; anything squashed does not
+        outputs = network(torch.rand_like(images))
+        last.weight /= 1e3
+    squashed = bool(((outputs >= 0) & (outputs <= 1)).all() | ((outputs.abs() <= 1).all()))
+    sums_to_one = bool(torch.allclose(outputs.sum(-1), torch.ones(len(outputs))))  # softmax: a check of its own
+    if squashed and not sums_to_one and any(program.calls("CrossEntropyLoss", "cross_entropy")):
+        cause = "outputs stay within -1..1 whatever the last layer's weights: the cross-entropy of logits cannot fall"
+        where = _line_of_layer(program, _name_of(network, last))
+        yield Diagnosis("squashed outputs", WRONG, where, cause, "Return the last layer's outputs as they are: logits.")
 
 
 def _first_linear_mismatch(network: nn.Module, images: Tensor) -> tuple[str, int, int] | None:
@@ -71,7 +105,7 @@ def _first_linear_mismatch(network: nn.Module, images: Tensor) -> tuple[str, int
     try:
         with torch.no_grad():
             network.eval()(images)
-    except MISFITS:
+    except (*MISFITS, NameError):
         pass  # where it fails shows below: the maps before the failing layer were seen
     finally:
         for handle in handles:
@@ -130,11 +164,6 @@ def _default_classes() -> int:
     from torchvision.models.resnet import ResNet
 
     return int(inspect.signature(ResNet).parameters["num_classes"].default)
-
-
-def _batch_size(program: Program) -> int:
-    sizes = (program.value(keyword(call, "batch_size")) for call in program.calls("DataLoader"))
-    return next((size for size in sizes if isinstance(size, int)), 1)
 
 
 def _last_linear(network: nn.Module) -> nn.Linear:

@@ -1,4 +1,4 @@
-"""Convolution with nothing but NumPy: the article's function, its formula, and the whole operation of a layer."""
+"""Convolution with nothing but NumPy: the article's formula, and the whole operation of a layer."""
 
 from __future__ import annotations
 
@@ -11,28 +11,11 @@ Array = NDArray[np.float64]
 Pair = tuple[int, int]
 
 
-def written_conv2d(image: NDArray[np.floating], kernel: NDArray[np.floating]) -> Array:
-    """Seed 002's function as the article writes it: one image, one kernel, no stride, padding or channels.
-
-    Args:
-        image: [H, W].
-        kernel: [h, w].
-
-    Returns:
-        float64 [H - h + 1, W - w + 1].
-    """
-    output = np.zeros((image.shape[0] - kernel.shape[0] + 1, image.shape[1] - kernel.shape[1] + 1))
-    for i in range(output.shape[0]):
-        for j in range(output.shape[1]):
-            output[i, j] = np.sum(image[i : i + kernel.shape[0], j : j + kernel.shape[1]] * kernel)
-    return output
-
-
 def written_formula(image: NDArray[np.floating], kernel: NDArray[np.floating]) -> Array:
     """Seed 002's formula: (f * g)[k, l] = sum over i, j of f[i][j] g[k - i][l - j], where both indices exist.
 
     This is convolution as mathematics has it: the kernel runs backwards. The article's sums leave its borders out;
-    returned is the part in which kernel and image overlap fully, so that it can stand beside `written_conv2d`.
+    returned is the part in which kernel and image overlap fully, so that it can stand beside the article's function.
 
     Args:
         image: f, [H, W].

@@ -23,6 +23,7 @@ CHECKS: tuple[Check, ...] = (
     checks_protocol.same_data_again,
     checks_protocol.validation_is_training,
     checks_protocol.test_images_select,
+    checks_protocol.test_images_train,
     checks_protocol.no_validation,
     checks_protocol.compiled_every_epoch,
     checks_protocol.printed_steps,

@@ -1,7 +1,7 @@
 """An article's program as the checks see it: its listing, what it is for, and what its text says about it.
 
-No verdict stands here. The checks (`checks_*.py`) read the listing and the facts below; a repaired listing with the
-same facts passes them all.
+The facts (what the task is, what is printed, what the text promises) were read out of the article by people and hold
+no verdict. The checks (`checks_*.py`) were written with these five articles in view; they compare listing and facts.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Promise:
-    """Something that the text says of the program: a key of `checks_promises.FEATURES`, and the place in the text."""
+    """Something that the text says of the program: a key of `checks_promises.FEATURES`, and the text's words."""
 
     feature: str
     said: str
@@ -93,6 +93,16 @@ class Program:
                 if value is not None:
                     found[node.targets[0].id] = value
         return found
+
+    @cached_property
+    def batch_size(self) -> int | None:
+        """The keyword batch_size of the first call that has it, else the constant of that name."""
+        for call in self.calls():
+            value = self.value(keyword(call, "batch_size"))
+            if isinstance(value, int):
+                return value
+        constant = self.constants.get("batch_size")
+        return constant if isinstance(constant, int) else None
 
     def value(self, node: ast.expr | None, names: dict[str, Any] | None = None) -> Any:
         """A literal, a product of literals or a known name; None where it is neither."""

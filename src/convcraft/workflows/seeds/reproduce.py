@@ -7,7 +7,6 @@ torch, and the outcome says so.
 from __future__ import annotations
 
 import ast
-import importlib.util
 import math
 import os
 import re
@@ -20,6 +19,7 @@ import torch
 from torch.nn import functional
 
 from convcraft.workflows.seeds import seed_000, seed_001, seed_002, seed_003, seed_004
+from convcraft.workflows.seeds.checks_names import installed
 from convcraft.workflows.seeds.checks_torch import build_network
 from convcraft.workflows.seeds.program import Program
 
@@ -173,9 +173,7 @@ def _reproduce_004() -> list[Reproduction]:
 
 
 def _keras() -> Any:
-    """Keras where it is installed with a backend, else None."""
-    if importlib.util.find_spec("keras") is None:
-        return None
-    if importlib.util.find_spec("tensorflow") is None:
+    """Keras where it is installed and can be imported, else None."""
+    if installed("tensorflow") is None:
         os.environ.setdefault("KERAS_BACKEND", "torch")  # read when Keras is first imported
-    return importlib.import_module("keras")
+    return installed("keras")

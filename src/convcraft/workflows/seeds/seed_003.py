@@ -8,9 +8,9 @@ from convcraft.workflows.seeds.program import WRONG, Diagnosis, Program, Promise
 
 TASK = Task("CIFAR-10", num_classes=10, image_shape=(3, 32, 32), train_images=50_000, test_images=10_000)
 PROMISES = (
-    Promise("pretrained weights", "the text fine-tunes a pretrained network; the code loads no weights at all"),
-    Promise("augmentation", "section 2.2.5 puts augmentation against overfitting; the code has none"),
-    Promise("early stopping", "step 4 of section 3.2 stops early by the validation figure; the code has no such thing"),
+    Promise("pretrained weights", "the text fine-tunes a pretrained network"),
+    Promise("augmentation", "section 2.2.5 puts augmentation against overfitting"),
+    Promise("early stopping", "step 4 of section 3.2 stops early by the validation figure"),
     Promise("frozen layers", "section 5.4 says that only the top layer was fine-tuned"),
 )
 
@@ -150,11 +150,12 @@ def written_objective(outputs: np.ndarray, inputs: np.ndarray) -> float:
 
 
 def text_findings() -> list[Diagnosis]:
-    """The article's residual objective, tried out on two blocks: one that computes nothing, one that does something."""
+    """The article's residual objective, tried out on two blocks: one that computes nothing, one that does something.
+
+    A worked example, not a check: no program reads the formula out of the prose, people did.
+    """
     inputs = np.linspace(-1.0, 1.0, 8)
     nothing, something = inputs + 0.0, inputs + np.maximum(inputs, 0)
-    if not written_objective(nothing, inputs) == 0.0 < written_objective(something, inputs):
-        return []
     cause = (
         f"min ||y - x|| is {written_objective(nothing, inputs):.0f} for a block that computes nothing at all "
         f"(y = x + 0) and {written_objective(something, inputs):.2f} for one that does something: it asks every block "
