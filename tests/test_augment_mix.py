@@ -56,7 +56,7 @@ def test_cutmix_pastes_one_rectangle_of_the_neighbour() -> None:
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 3.0])
 def test_cutmix_areas_before_clipping_are_those_of_the_beta_distribution(alpha: float) -> None:
     """A box has the area 1 - share, share from Beta(alpha, alpha) (Yun et al. 2019, section 3.1)."""
-    side, count = 2000, 4000
+    side, count = 2_000_000, 4000  # so large that whole pixels do not show
     draws = torch.from_numpy(uniforms(0, 0, np.arange(count), max(CUT, CUT_X, CUT_Y) + 1))
     draws[:, CUT_X] = draws[:, CUT_Y] = 0.5  # in the middle no box sticks out, so none is clipped
     images = torch.empty(count, 1, side, side, device="meta")  # its size alone matters

@@ -119,7 +119,10 @@ def test_predicted_pixels_are_the_evaluated_pixels(run: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["train", "nowhere"], "digits, mnist, fashion-mnist, kmnist, cifar10"),
+        (["train", "nowhere"], "fashion-mnist"),
+        (["train", "digits", "--summary", "--lr-range"], "--summary"),
+        (["train", "--out", "run", "--resume", "--summary"], "--summary"),
+        (["train", "digits", "--lr-range", "--profile"], "--lr-range"),
         (["train", "digits", "--epochs", "many"], "epochs"),
         (["train", "digits", "--frobnicate"], "--frobnicate"),
         (["train", "digits", "--model", "resnet_18"], "resnet18"),

@@ -11,6 +11,7 @@ import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -78,6 +79,12 @@ def inline_code(text: str) -> list[str]:
     return INLINE.findall(prose)
 
 
+def options_of(command: Any) -> set[str]:
+    """A command's options, and those of its sub-commands."""
+    own = {option for parameter in command.params for option in parameter.opts}
+    return own.union(*(options_of(below) for below in getattr(command, "commands", {}).values()))
+
+
 # Commands ---------------------------------------------------------------------------------------------------------
 
 
@@ -94,7 +101,7 @@ def test_command_lines_parse(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_inline_commands_and_options_exist(page: Path) -> None:
     """`convcraft evaluate` in running text is no full command line, but its words must exist."""
-    options = {name: {opt for p in command.params for opt in p.opts} for name, command in COMMANDS.items()}
+    options = {name: options_of(command) for name, command in COMMANDS.items()}
     known = set().union(*options.values()) | {"--help", "--version"}
     for code in inline_code(page.read_text(encoding="utf-8")):
         words = code.split()

@@ -141,12 +141,14 @@ PUT_BACK = [
     (seed_004.repaired(), "layer.trainable = isinstance(layer, layers.Dense)", "pass", "nothing frozen"),
     (seed_004.repaired(), "x_new, y_new = pictures(larger[:1200]), rows(new.target[:1200])",
      "x_new = np.random.randn(9, 28, 28, 1)\ny_new = np.random.randint(10, size=9)", "label shape + noise as data"),
-    (seed_004.repaired(), "data=(x_val, y_val)", "data=(x_test, y_test)", "test as validation"),
+    (seed_004.repaired(), "data=(x_val, y_val)", "data=(x_test, rows(y_test))", "test as validation"),
     (seed_000.repaired(), "validation_data=(x_val, y_val)", "validation_data=(x_train, y_train)",
      "validation = training"),
     (seed_000.repaired(), "stop = keras", "for epoch in range(2):\n    model.compile()\nstop = keras", "recompiled"),
     (seed_000.repaired(), "model.fit(x_train, y_train", "model.fit(x_test, y_test", "test as training"),
     (seed_000.repaired(), "EarlyStopping(", "History(", "no early stopping"),
+    (seed_000.repaired(), "stop = keras", "data.flow_from_directory(y, class_mode='binary')\nstop = keras",
+     "binary labels + undefined name"),
     (SEED_000_SHOWN, "batch_size=16", "batch_size=32", "printed steps"),
     (seed_001.repaired(), "Linear(128, 10)", "Linear(64, 10)", "forward pass"),
     (seed_001.repaired(), "return self.fc2(self.dropout(x))", "return torch.sigmoid(self.fc2(self.dropout(x)))",
@@ -258,9 +260,9 @@ def test_printed_steps_that_fit_are_believed() -> None:
 
 
 def test_every_check_finds_something_somewhere() -> None:
-    """No check is idle: each speaks up for at least one article."""
-    for check in CHECKS:
-        assert any(list(check(seed_module(seed_id).as_written())) for seed_id in SEEDS), check.__name__
+    """Each check speaks up for at least one article; one is there for a mistake that no article makes."""
+    idle = {c.__name__ for c in CHECKS if not any(list(c(seed_module(seed_id).as_written())) for seed_id in SEEDS)}
+    assert idle == {"test_images_train"}
 
 
 def test_the_way_to_the_impossible_layer_is_told() -> None:

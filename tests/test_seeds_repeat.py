@@ -17,6 +17,7 @@ from convcraft.training.run_folder import EVALUATION, SUMMARY, load_result, read
 from convcraft.workflows.seeds.fresh_logits import logits_of
 from convcraft.workflows.seeds.repeat import accuracy_spread, finish_run, name_by_content, train_over_seeds
 
+pytestmark = pytest.mark.slow  # nearly every test trains twice
 QUIET = Console(stderr=True, quiet=True)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from convcraft.config import DataConfig
+from convcraft.data.named import NAMED_SETS
 from convcraft.data.sample import ALL
 from convcraft.data.sources import open_source, settled
 from convcraft.errors import UserError
@@ -45,7 +46,8 @@ def test_unknown_names(text: str, fix: str) -> None:
     with pytest.raises(UserError) as caught:
         open_source(DataConfig(source=text))
     assert repr(text) in caught.value.received
-    assert "digits, mnist, fashion-mnist, kmnist, cifar10, cifar100" in caught.value.expected
+    for named in NAMED_SETS.values():
+        assert f"\n  {named.name}: {named.title}" in caught.value.expected
     assert fix in caught.value.fix
 
 

@@ -189,7 +189,7 @@ def train(
         fix = "Name a folder, a file, hub:OWNER/NAME, or a set such as digits, mnist, cifar10."
         raise UserError("no DATA", "what to train on", fix)
     if summary or lr_range:
-        _refuse_beside("--summary" if summary else "--lr-range", resume, profile, summary and (lr_range or out))
+        _refuse_beside("--summary" if summary else "--lr-range", resume, profile, summary and lr_range)
     if summary:
         _print_summary(chosen, quiet, json_)
         return
@@ -473,7 +473,7 @@ def seeds_run(
 def _refuse_beside(option: str, resume: bool, profile: bool, more: object) -> None:
     """--summary and --lr-range start no run and continue none."""
     if resume or profile or more:
-        fix = f"Leave the other out; --config RUN/config.yaml takes the settings of a run."
+        fix = "Leave the other out; --config RUN/config.yaml takes the settings of a run."
         raise UserError(f"{option} beside an option for training", f"{option} with data and settings alone", fix)
 
 

@@ -87,4 +87,4 @@ def _unknown(text: str) -> UserError:
         siblings = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
         near = [str(Path(text).parent / name) for name in difflib.get_close_matches(Path(text).name, siblings, n=1)]
     fix = f"Did you mean {near[0]}?" if near else "Check the path."
-    return UserError(f"no file, folder or data set {text!r}", f"a path, hub:OWNER/NAME, or one of{names}\n", fix)
+    return UserError(f"no file, folder or data set {text!r}", f"a path, hub:OWNER/NAME, or one of{names}", fix)

@@ -92,7 +92,7 @@ class ResNet9(Network):
         size = self.stem.kernel_size[0]
         patches = images.unfold(2, size, 1).unfold(3, size, 1)  # [B, C, H', W', 2, 2]
         rows = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, images.shape[1] * size * size).double()  # [N, C * 4]
-        variances, directions = torch.linalg.eigh(rows.T @ rows / len(rows))  # columns of directions, by rising variance
+        variances, directions = torch.linalg.eigh(rows.T @ rows / len(rows))  # columns, variance rising
         # An eigenvector's sign is the solver's whim. Unequal weights fix it, also for edges, whose entries sum to 0.
         weights = torch.arange(1, len(directions) + 1, dtype=torch.float64).sqrt()
         filters = (directions * (weights @ directions).sign()).T.flip(0)

@@ -1,8 +1,8 @@
 """CIFAR-10 from scratch on two CPU cores in a quarter of an hour: ResNet-9 with a whitening stem, trained by Muon.
 
-Sources: Page 2018-19 (network, one short cycle), Jordan 2024, arXiv:2404.00498 (whitening stem, alternating flips, label
-smoothing of 0.2), Jordan et al. 2024 (Muon; weights of fixed length as in airbench94). Passes of 125 images, four to a
-step: their maps stay in the cache, and batch norm sees 125 at a time.
+Sources: Page 2018-19 (network, one short cycle), Jordan 2024, arXiv:2404.00498 (whitening stem, alternating flips,
+label smoothing of 0.2), Jordan et al. 2024 (Muon; weights of fixed length as in airbench94). Passes of 125 images, four
+to a step: their maps stay in the cache, and batch norm sees 125 at a time.
 Command: convcraft train cifar10 --recipe cifar10-cpu --final --out runs/cifar10 && convcraft evaluate runs/cifar10
 (--final trains on all 50,000 images; the schedule is fixed, so nothing is selected. Without it 5,000 are validation.)
 Measured: benchmarks/results/cifar10_cpu.json, made by `python benchmarks/cifar10_cpu.py`; the README quotes it.

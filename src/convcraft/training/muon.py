@@ -126,9 +126,12 @@ def orthogonalize(matrix: Tensor, steps: int = STEPS) -> Tensor:
 
 
 def hidden_weights(model: nn.Module, *, trained: bool = True) -> list[Tensor]:
-    """Weights for Muon: linear and ungrouped 2-d convolution layers but the first and the classifier; trained or frozen.
+    """Weights for Muon: linear and ungrouped 2-d convolution layers but the first and the classifier.
 
     A grouped convolution's filters see different inputs, so the rows of its weight are no matrix of one map.
+
+    Args:
+        trained: those that are trained, or those that are frozen.
     """
     layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     outer = {id(parameter) for layer in [*layers[:1], *_classifiers(model, layers)] for parameter in layer.parameters()}

@@ -33,6 +33,7 @@ def load_model(run: RunDescription) -> tuple[nn.Module, ResultWeights]:
         model.load_state_dict(weights.tensors)
     except RuntimeError as error:
         name = run.config.model.name
-        fix = f"Where the run was made with timm's {name}, before ours had that name: set model.name: timm/{name} in config.yaml."
-        raise UserError(f"{weights.file} of {run.folder} does not fit {name}: {error}", "the run's network", fix) from error
+        received = f"{weights.file} of {run.folder} does not fit {name}: {error}"
+        fix = f"If the run was made with timm's {name}, before ours had that name: set model.name: timm/{name} there."
+        raise UserError(received, f"the network that {run.folder}/config.yaml names", fix) from error
     return model.eval(), weights
