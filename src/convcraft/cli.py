@@ -39,6 +39,9 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Seed = Annotated[int | None, typer.Option(help="Same seed, same machine: same result.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 DataDir = Annotated[str | None, typer.Option(help="Where named sets (mnist, cifar10) are looked for first.")]
+ImageColumn = Annotated[str | None, typer.Option(help="CSV/Parquet: the column of paths or bytes.")]
+LabelColumn = Annotated[str | None, typer.Option(help="CSV/Parquet: the column of labels.")]
+TestSplit = Annotated[str | None, typer.Option(help="The split of DATA that serves as test, e.g. val.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `convcraft train` made.")]
 
 
@@ -119,7 +122,7 @@ def train(
     image_size: Annotated[
         int | None, typer.Option(help="Height and width in pixels that images are brought to.")
     ] = None,
-    test_split: Annotated[str | None, typer.Option(help="The split of DATA that serves as test, e.g. val.")] = None,
+    test_split: TestSplit = None,
     labels_per_class: Annotated[
         int | None, typer.Option(help="Use only so many labelled train images per class.")
     ] = None,
@@ -140,8 +143,8 @@ def train(
         bool, typer.Option("--summary", help="Show the network's layers, parameters and multiply-adds; do not train.")
     ] = False,
     data_dir: DataDir = None,
-    image_column: Annotated[str | None, typer.Option(help="CSV/Parquet: the column of paths or bytes.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="CSV/Parquet: the column of labels.")] = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting, e.g. --set optim.name=sgd")] = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -186,8 +189,7 @@ def train(
         assignments=set_ or (),
     )
     if data is None and recipe is None and config is None and not resume:
-        fix = "Name a folder, a file, hub:OWNER/NAME, or a set such as digits, mnist, cifar10."
-        raise UserError("no DATA", "what to train on", fix)
+        raise _no_data("what to train on")
     if summary or lr_range:
         _refuse_beside("--summary" if summary else "--lr-range", resume, profile, summary and lr_range)
     if summary:
@@ -306,10 +308,10 @@ def doctor(
     ] = False,
     out: Annotated[Path | None, typer.Option(help="The picture; default doctor-preview.png.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Height and width in pixels, as for train.")] = None,
-    test_split: Annotated[str | None, typer.Option(help="The split of DATA that serves as test, e.g. val.")] = None,
+    test_split: TestSplit = None,
     data_dir: DataDir = None,
-    image_column: Annotated[str | None, typer.Option(help="CSV/Parquet: the column of paths or bytes.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="CSV/Parquet: the column of labels.")] = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting, as for train.")] = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -327,8 +329,7 @@ def doctor(
     from convcraft.workflows.doctor import doctor as run_doctor
 
     if data is None and recipe is None and config is None:
-        fix = "Name a folder, a file, hub:OWNER/NAME, or a set such as digits, mnist, cifar10."
-        raise UserError("no DATA", "what to examine", fix)
+        raise _no_data("what to examine")
     draws = preview or preview_all
     if out is not None and not draws:
         raise UserError("--out without --preview", "a picture to write there", "Add --preview, or leave out --out.")
@@ -468,6 +469,12 @@ def seeds_run(
     print("\n".join(repair_lines(repair)))
     if json_:
         _print_json({"seed": seed_id, "as_written": examined.to_dict(), "repaired": repair.to_dict()})
+
+
+def _no_data(expected: str) -> UserError:
+    return UserError(
+        "no DATA", expected, "Name a folder, a file, hub:OWNER/NAME, or a set such as digits, mnist, cifar10."
+    )
 
 
 def _refuse_beside(option: str, resume: bool, profile: bool, more: object) -> None:
