@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convcraft.cli import _run
+from convcraft.cli.app import _run
 
 
 @pytest.fixture(scope="module")
@@ -284,6 +284,6 @@ def test_a_signal_saves_and_resume_finishes(tmp_path: Path) -> None:
 
 
 def test_help_needs_no_torch() -> None:
-    code = "import sys; import convcraft.cli; print('torch' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys; import convcraft.cli.app; print('torch' in sys.modules or 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

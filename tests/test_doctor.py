@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from convcraft.cli import _run
+from convcraft.cli.app import _run
 from convcraft.config import AugmentConfig, RunConfig
 from convcraft.data import folder_index
 from convcraft.data.augment import Augmenter

@@ -200,7 +200,7 @@ def test_the_figure_shows_both_readings(tmp_path: Path) -> None:
 
 
 def test_command_line_writes_curve_and_starts_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from convcraft.cli import _run
+    from convcraft.cli.app import _run
 
     out = tmp_path / "range"
     assert _run(["train", "digits", "--lr-range", "--out", str(out), "--json", "--quiet", "--device", "cpu"]) == 0

@@ -20,7 +20,7 @@ import typer.main
 import yaml
 from PIL import Image
 
-from convcraft.cli import app
+from convcraft.cli.app import app
 from convcraft.config import RunConfig
 from convcraft.data.named import NAMED_SETS, read_digits
 from convcraft.recipes.catalogue import load_recipe

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from convcraft.cli import _run
+from convcraft.cli.app import _run
 from convcraft.errors import UserError
 from convcraft.training.run_folder import load_result, read_run
 from convcraft.workflows.seeds import seed_000, seed_001, seed_002, seed_003, seed_004

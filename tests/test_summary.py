@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from convcraft import cli
+from convcraft.cli import app as cli
 from convcraft.config import DataConfig, ModelConfig, PreprocessConfig, RunConfig
 from convcraft.models.build import OWN_MODELS, build_model, num_parameters
 from convcraft.models.summary import LayerRow, features_field, summarise

@@ -1,6 +1,6 @@
 """`python -m convcraft`."""
 
-from convcraft.cli import main
+from convcraft.cli.app import main
 
 if __name__ == "__main__":
     main()

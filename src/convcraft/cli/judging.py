@@ -1,0 +1,207 @@
+"""Commands that look at data and at finished runs: evaluate, predict, doctor, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convcraft.cli.options import (
+    EXIT_BAD_INPUT,
+    EXIT_CHECK_FAILED,
+    DataDir,
+    Debug,
+    Device,
+    ImageColumn,
+    Json,
+    LabelColumn,
+    Quiet,
+    RunFolder,
+    Seed,
+    TestSplit,
+    no_data,
+)
+from convcraft.cli.printing import print_classes, print_json, print_report
+from convcraft.errors import UserError
+
+
+def evaluate(
+    run: RunFolder,
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help="Other labelled data than the run's own.")] = None,
+    test_split: Annotated[str | None, typer.Option(help="Which split of DATA to judge on.")] = None,
+    data_dir: DataDir = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Judge a run on test images that training never saw, and draw its report.
+
+    Example: convcraft evaluate runs/mnist
+    """
+    from convcraft.workflows.console import make_console
+    from convcraft.workflows.evaluate import evaluate as run_evaluate
+
+    result = run_evaluate(
+        run, data, test_split=test_split, data_dir=data_dir, device=device, console=make_console(quiet)
+    )
+    print_report(result.report, f"{result.report.num_images} test images of {result.data}")
+    print_classes(result.report, quiet)
+    print(f"report       {result.report_file}")
+    if json_:
+        print_json(
+            {
+                **result.report.to_dict(),
+                "run": str(run),
+                "seconds": result.seconds,
+                "train_seconds": result.train_seconds,
+                "data": result.data,
+                "report": str(result.report_file),
+                "test_reads": result.test_reads.number,
+                "proof": None if result.proof is None else result.proof.to_dict(),
+            }
+        )
+
+
+def predict(
+    run: RunFolder,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, or - for standard input.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")] = 3,
+    seed: Seed = None,
+    device: Device = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Name what pictures show.
+
+    Examples: convcraft predict runs/mnist digit.png
+    cat digit.png | convcraft predict runs/mnist - --json
+    """
+    from convcraft.workflows.predict import predict as run_predict
+
+    answers = run_predict(run, images, device=device)
+    if not json_:
+        for answer in answers:
+            shown = ", ".join(f"{name} {share:.1%}" for name, share in answer.ranking[:top])
+            print(f"{answer.image}\t{shown or 'not readable: ' + str(answer.problem)}")
+    else:
+        print_json({"run": str(run), "predictions": [answer.to_dict(top) for answer in answers]})
+    if any(answer.problem is not None for answer in answers):
+        raise typer.Exit(EXIT_BAD_INPUT)
+
+
+def doctor(
+    data: Annotated[
+        str | None, typer.Argument(metavar="DATA", help="As for train: a folder, table, IDX files or a named set.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="The recipe whose settings are examined; as for train.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A config.yaml, such as another run's.")] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Draw what the random changes make of eight train images.")
+    ] = False,
+    preview_all: Annotated[
+        bool, typer.Option("--preview-all", help="The same, with the changes that are off as well.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="The picture; default doctor-preview.png.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Look for wrong labels, shifted splits and hidden copies as well.")
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="--full: the pretrained network that looks; as for finetune.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="--full: its weights; as for finetune.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Write the findings with pictures as one HTML file.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Height and width in pixels, as for train.")] = None,
+    test_split: TestSplit = None,
+    data_dir: DataDir = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting, as for train.")] = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Examine data and settings before training: bad files, copies, leaks, imbalance, harmful random changes.
+
+    Ends with 1 where an error was found. Examples: convcraft doctor photos/
+    convcraft doctor photos/ --full --page doctor.html
+    convcraft doctor mnist --preview
+    """
+    from convcraft.workflows.choose_config import choose_config
+    from convcraft.workflows.console import make_console
+    from convcraft.workflows.doctor import doctor as run_doctor
+
+    if data is None and recipe is None and config is None:
+        raise no_data("what to examine")
+    draws = preview or preview_all
+    if out is not None and not draws:
+        raise UserError("--out without --preview", "a picture to write there", "Add --preview, or leave out --out.")
+    chosen = choose_config(
+        data,
+        recipe,
+        config,
+        data_settings={
+            "data_dir": data_dir,
+            "image_column": image_column,
+            "label_column": label_column,
+            "test_split": test_split,
+        },
+        preprocess_settings={"image_size": None if image_size is None else (image_size, image_size)},
+        model_settings={},
+        optim_settings={},
+        training_settings={"seed": seed},
+        assignments=set_ or (),
+    )
+    sheet = (out or Path("doctor-preview.png")) if draws else None
+    diagnosis = run_doctor(
+        chosen,
+        preview=sheet,
+        every_kind=preview_all,
+        full=full,
+        weights=weights,
+        model=model,
+        page=page,
+        console=make_console(quiet),
+    )
+    for finding in diagnosis.findings:
+        print(f"{finding.severity:<8} {finding.kind:<15} {finding.message} {finding.fix}")
+    counts = ", ".join(f"{diagnosis.count(severity)} {severity}" for severity in ("error", "warning", "info"))
+    for note in diagnosis.notes:
+        print(note)
+    print(f"{diagnosis.data}: {counts}")
+    if page is not None:
+        print(f"page         {page}")
+    if sheet is not None:
+        print(f"preview      {sheet}")
+    if json_:
+        print_json(
+            {
+                "findings": [finding.as_dict() for finding in diagnosis.findings],
+                "data": diagnosis.data,
+                "preview": None if sheet is None else str(sheet),
+                "page": None if page is None else str(page),
+                "notes": list(diagnosis.notes),
+                "seconds": diagnosis.seconds,
+            }
+        )
+    if diagnosis.has_error:
+        raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+def report(run: RunFolder, json_: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Draw a run's report again, from its log, its data and its last evaluation.
+
+    Example: convcraft report runs/mnist
+    """
+    from convcraft.workflows.console import make_console
+    from convcraft.workflows.report import redraw
+
+    path = redraw(run, console=make_console(quiet))
+    print(f"report       {path}")
+    if json_:
+        print_json({"run": str(run), "report": str(path)})

@@ -1,0 +1,58 @@
+"""What more than one command prints: figures to standard output, tables to standard error."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+
+
+def print_profile(profile: dict[str, Any], quiet: bool) -> None:
+    """Where the time of a run went, on standard error."""
+    from rich.table import Table
+
+    from convcraft.training.profile import PARTS
+
+    table = Table("part", "seconds", "share", "what it is")
+    for part, percent in profile["percent"].items():
+        table.add_row(part, f"{profile['seconds'][part]:.2f}", f"{percent:.1f} %", PARTS[part])
+    table.add_row("all", f"{profile['total_seconds']:.2f}", "100.0 %", "the loop, without start and report")
+    console = Console(stderr=True, quiet=quiet)
+    console.print(table)
+    console.print(profile["hint"], highlight=False, markup=False)
+
+
+def print_report(report: Any, measured_on: str) -> None:
+    low, high = report.interval
+    print(
+        f"accuracy     {report.accuracy:.2%}  (95 % interval {low:.2%} to {high:.2%}; "
+        f"{report.num_correct} of {measured_on})"
+    )
+
+
+def print_classes(report: Any, quiet: bool) -> None:
+    """The per-class table, on standard error."""
+    from rich.table import Table
+
+    table = Table("class", "precision", "recall", "F1", "images")
+    for entry in report.per_class:
+        table.add_row(
+            entry.name, f"{entry.precision:.2%}", f"{entry.recall:.2%}", f"{entry.f1:.2%}", f"{entry.support:,}"
+        )
+    Console(stderr=True, quiet=quiet).print(table)
+
+
+def print_summary(config: Any, quiet: bool, as_json: bool) -> None:
+    """`train --summary`."""
+    from convcraft.workflows.console import make_console
+    from convcraft.workflows.summary import print_summary, summarise_network
+
+    described = summarise_network(config, console=make_console(quiet))
+    print_summary(described)
+    if as_json:
+        print_json(described.to_dict())
+
+
+def print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False))
