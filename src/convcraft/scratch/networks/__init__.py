@@ -1,0 +1,1 @@
+"""Networks made of the layers, one paper per file; parameter names are those of the torch models, so weights load."""

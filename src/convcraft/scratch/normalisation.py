@@ -1,0 +1,148 @@
+"""Batch norm: every channel is brought to mean 0 and variance 1, then scaled and shifted by two learned numbers.
+
+Ioffe & Szegedy 2015, "Batch Normalization", arXiv 1502.03167, algorithm 1. Training uses the mean and variance of the
+batch and remembers a running mean of both; evaluation uses what was remembered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from convcraft.scratch.checks import Array, check_floating, refuse
+
+
+@dataclass(frozen=True)
+class SavedBatchNorm:
+    normalised: Array  # x_hat, shape of the input
+    inverse_std: Array  # [C], 1 / sqrt(variance + eps)
+    weight: Array | None  # [C]
+    of_batch: bool  # mean and variance were those of the batch, so they depend on the input
+
+
+def batch_norm(
+    input: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Array:
+    """(input - mean) / sqrt(variance + eps) * weight + bias, channel by channel.
+
+    Args:
+        input: [B, C] or [B, C, ...].
+        running_mean, running_var: [C]; training moves them in place towards those of the batch:
+            running = (1 - momentum) running + momentum batch. (Keras's momentum is 1 minus this one.)
+        weight, bias: [C], gamma and beta of the paper.
+        training: use mean and variance of the batch.
+        eps: keeps the root away from 0 (torch 1e-5, Keras 1e-3).
+
+    Returns:
+        the shape of input.
+
+    Raises:
+        ValueError: one value per channel in training (its variance is 0), or evaluation without running statistics.
+    """
+    return batch_norm_forward(input, running_mean, running_var, weight, bias, training, momentum, eps)[0]
+
+
+def batch_norm_forward(
+    input: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[Array, SavedBatchNorm]:
+    """`batch_norm`, and what backward needs."""
+    _check(input, running_mean, running_var, weight, bias, training)
+    if training:
+        mean, variance = batch_statistics(input)
+        if running_mean is not None and running_var is not None:
+            count = input.size // input.shape[1]
+            _move(running_mean, mean, momentum)
+            _move(running_var, variance * input.dtype.type(count / (count - 1)), momentum)  # unbiased, as in torch
+    else:
+        assert running_mean is not None
+        assert running_var is not None
+        mean, variance = running_mean, running_var
+    inverse_std = (variance + input.dtype.type(eps)) ** input.dtype.type(-0.5)
+    normalised = (input - per_channel(mean, input)) * per_channel(inverse_std, input)
+    output = normalised if weight is None else normalised * per_channel(weight, input)
+    output = output if bias is None else output + per_channel(bias, input)
+    return output, SavedBatchNorm(normalised, inverse_std, weight, training)
+
+
+def batch_norm_backward(grad_output: Array, saved: SavedBatchNorm) -> tuple[Array, Array, Array]:
+    """Gradients of input, weight and bias; [shape of input], [C], [C].
+
+    With g = grad_output, x_hat the normalised input and sums over the M values of a channel:
+        dL/dbias   = sum g
+        dL/dweight = sum g x_hat
+    Evaluation: mean and variance are constants, so dL/dinput = g weight inverse_std.
+    Training: they depend on every input of the channel. Differentiating x_hat = (x - mean) inverse_std through both,
+        dL/dinput = weight inverse_std (g - (sum g) / M - x_hat (sum g x_hat) / M)
+    The two terms take out of g what the norm would undo: a shift of all inputs, and a common factor.
+
+    Using the second formula in evaluation mode is a classic mistake of saliency maps: it gives another direction.
+    """
+    axes = (0, *range(2, grad_output.ndim))
+    grad_bias = grad_output.sum(axis=axes)
+    grad_weight = (grad_output * saved.normalised).sum(axis=axes)
+    scale = saved.inverse_std if saved.weight is None else saved.inverse_std * saved.weight
+    if not saved.of_batch:
+        return grad_output * per_channel(scale, grad_output), grad_weight, grad_bias
+    count = grad_output.dtype.type(grad_output.size // grad_output.shape[1])
+    centred = grad_output - per_channel(grad_bias / count, grad_output)
+    along = saved.normalised * per_channel(grad_weight / count, grad_output)
+    return (centred - along) * per_channel(scale, grad_output), grad_weight, grad_bias
+
+
+def batch_statistics(input: Array) -> tuple[Array, Array]:
+    """Mean and (biased) variance of each channel, [C] and [C].
+
+    In two passes, the mean first: mean(x^2) - mean(x)^2 is one pass, but subtracts two large numbers and loses all
+    digits where the mean is large against the spread.
+    """
+    axes = (0, *range(2, input.ndim))
+    mean = input.mean(axis=axes)
+    return mean, np.square(input - per_channel(mean, input)).mean(axis=axes)
+
+
+def per_channel(values: Array, like: Array) -> Array:
+    """[C] -> [1, C, 1, 1] (as many axes as `like`), so that it meets every pixel of its channel."""
+    return values.reshape(1, -1, *[1] * (like.ndim - 2))
+
+
+def _move(running: Array, towards: Array, momentum: float) -> None:
+    running += running.dtype.type(momentum) * (towards - running)
+
+
+def _check(
+    input: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    training: bool,
+) -> None:
+    check_floating(input=input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    if input.ndim < 2:
+        raise refuse(f"input {list(input.shape)}", "[B, C] or [B, C, ...]", "Add the batch axis: input[None].")
+    vectors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    for name, vector in vectors.items():
+        if vector is not None and vector.shape != (input.shape[1],):
+            raise refuse(f"{name} {list(vector.shape)}", f"[{input.shape[1]}]", "Give one number per channel.")
+    if (running_mean is None) != (running_var is None):
+        raise refuse("one of running_mean and running_var", "both or none", "Pass the other, too.")
+    if not training and running_mean is None:
+        raise refuse("evaluation without running statistics", "running_mean and running_var", "Or set training=True.")
+    if training and input.size == input.shape[1]:
+        fix = "Use a larger batch or larger maps, or freeze the norm."
+        raise refuse("one value per channel in training", "at least two (the variance of one is 0)", fix)
