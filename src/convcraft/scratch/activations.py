@@ -20,17 +20,17 @@ def relu(input: Array) -> Array:
 
 def relu_backward(grad_output: Array, output: Array) -> Array:
     """The gradient passes where the output is positive. At exactly 0 there is no derivative; torch takes 0, as here."""
-    return np.where(output > 0, grad_output, np.zeros((), grad_output.dtype))
+    return grad_output * (output > 0)  # np.where takes ten times as long
 
 
 def leaky_relu(input: Array, negative_slope: float = 0.01) -> Array:
     """input where it is positive, else negative_slope * input. Maas et al. 2013."""
     check_floating(input=input)
-    return np.where(input > 0, input, input * input.dtype.type(negative_slope))
+    return np.maximum(input, 0) + input.dtype.type(negative_slope) * np.minimum(input, 0)
 
 
 def leaky_relu_backward(grad_output: Array, input: Array, negative_slope: float = 0.01) -> Array:
-    return np.where(input > 0, grad_output, grad_output * grad_output.dtype.type(negative_slope))
+    return np.where(input > 0, grad_output, grad_output.dtype.type(negative_slope) * grad_output)
 
 
 def sigmoid(input: Array) -> Array:

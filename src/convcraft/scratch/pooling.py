@@ -112,14 +112,15 @@ def max_pool2d(
         ValueError: windows that do not fit, padding of more than half a window, return_indices.
     """
     if return_indices:
-        raise refuse("return_indices=True", "False", "max_pool2d_forward returns the winning taps beside the output.")
+        raise refuse("return_indices=True", "False", "max_pool2d_backward finds the winners itself.")
     return max_pool2d_forward(input, kernel_size, stride, padding, dilation, ceil_mode)[0]
 
 
 @dataclass(frozen=True)
 class SavedMaxPool:
     windows: Windows
-    winners: Array  # uint8 or int64 [B, C, oH, oW]: the number of the tap that won, counted row by row
+    padded: Array  # the padded input
+    output: Array
 
 
 def max_pool2d_forward(
@@ -130,24 +131,28 @@ def max_pool2d_forward(
     dilation: int | Pair = 1,
     ceil_mode: bool = False,
 ) -> tuple[Array, SavedMaxPool]:
-    """`max_pool2d`, and which tap won each window."""
+    """`max_pool2d`, and what backward needs."""
     windows = _windows(input, kernel_size, stride, padding, dilation, ceil_mode)
     padded = windows.pad(input, -np.inf)
-    taps = enumerate(windows.taps(padded))
-    output = next(taps)[1].copy(order="K")
-    small = windows.kernel[0] * windows.kernel[1] <= 256
-    winners = np.zeros_like(output, dtype=np.uint8 if small else np.int64)
-    for number, tap in taps:
-        np.putmask(winners, tap > output, number)  # > and not >=: of equals the first wins, as in torch
+    taps = windows.taps(padded)
+    output = next(taps).copy(order="K")
+    for tap in taps:
         np.maximum(output, tap, out=output)
-    return output, SavedMaxPool(windows, winners)
+    return output, SavedMaxPool(windows, padded, output)
 
 
 def max_pool2d_backward(grad_output: Array, saved: SavedMaxPool) -> Array:
-    """The whole gradient of a window goes to the pixel that won it; windows that overlap add up there."""
+    """The whole gradient of a window goes to the pixel that won it; windows that overlap add up there.
+
+    Of equal pixels the first wins, row by row, as in torch: a window's gradient is given once.
+    """
     grad_padded = saved.windows.frame(grad_output, 0.0)
-    for number, tap in enumerate(saved.windows.taps(grad_padded)):
-        tap += np.where(saved.winners == number, grad_output, np.zeros((), grad_output.dtype))
+    open_windows = np.ones_like(saved.output, dtype=bool)  # whose gradient is not yet given
+    for tap, grad_tap in zip(saved.windows.taps(saved.padded), saved.windows.taps(grad_padded), strict=True):
+        won = tap == saved.output
+        won &= open_windows
+        open_windows ^= won
+        grad_tap += grad_output * won
     return saved.windows.inner(grad_padded)
 
 
