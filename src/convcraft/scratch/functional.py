@@ -23,7 +23,7 @@ from convcraft.scratch.losses import (
     nll_loss,
     one_hot,
 )
-from convcraft.scratch.normalisation import batch_norm
+from convcraft.scratch.normalisation import batch_norm, local_response_norm
 from convcraft.scratch.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "dropout",
     "leaky_relu",
     "linear",
+    "local_response_norm",
     "log_softmax",
     "max_pool2d",
     "mse_loss",

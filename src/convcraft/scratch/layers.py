@@ -144,6 +144,20 @@ class BatchNorm2d(Module):
         return 1.0 / float(self.num_batches_tracked.data) if self.momentum is None else self.momentum
 
 
+class LocalResponseNorm(Module):
+    """`normalisation.local_response_norm` of [B, C, H, W]."""
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
+        self.settings: dict[str, Any] = {"size": size, "alpha": alpha, "beta": beta, "k": k}
+
+    def forward(self, input: Array) -> Array:
+        self.input = input
+        return normalisation.local_response_norm(input, **self.settings)
+
+    def backward(self, grad_output: Array) -> Array:
+        return normalisation.local_response_norm_backward(grad_output, self.input, **self.settings)
+
+
 class ReLU(Module):
     """max(input, 0), any shape."""
 

@@ -2,6 +2,8 @@
 
 Ioffe & Szegedy 2015, "Batch Normalization", arXiv 1502.03167, algorithm 1. Training uses the mean and variance of the
 batch and remembers a running mean of both; evaluation uses what was remembered.
+
+And what came before it, AlexNet's local response normalisation, which divides each map by what its neighbours see.
 """
 
 from __future__ import annotations
@@ -118,6 +120,53 @@ def batch_statistics(input: Array) -> tuple[Array, Array]:
 def per_channel(values: Array, like: Array) -> Array:
     """[C] -> [1, C, 1, 1] (as many axes as `like`), so that it meets every pixel of its channel."""
     return values.reshape(1, -1, *[1] * (like.ndim - 2))
+
+
+def local_response_norm(input: Array, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Array:
+    """input / (k + alpha / size * sum of the squares of `size` neighbouring channels) ** beta.
+
+    Krizhevsky et al. 2012, section 3.3, with torch's division of alpha by size and zeros beyond the first and last
+    channel.
+
+    Args:
+        input: [B, C, ...], at least three axes.
+        size: channels that are summed; channel c sees c - size // 2 to c + (size - 1) // 2.
+    """
+    return input * _lrn_scale(input, size, alpha, k) ** input.dtype.type(-beta)
+
+
+def local_response_norm_backward(
+    grad_output: Array, input: Array, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Array:
+    """With d the scale, y_c = x_c d_c^-beta, and d_e contains x_c^2 for every e that c is a neighbour of, so
+
+    dL/dx_c = g_c d_c^-beta - 2 alpha beta / size * x_c * (sum over these e of g_e x_e d_e^(-beta - 1)).
+    """
+    scale = _lrn_scale(input, size, alpha, k)
+    power = scale ** input.dtype.type(-beta)
+    shared = _over_neighbours(grad_output * input * power / scale, before=(size - 1) // 2, after=size // 2)
+    return grad_output * power - input.dtype.type(2 * alpha * beta / size) * input * shared
+
+
+def _lrn_scale(input: Array, size: int, alpha: float, k: float) -> Array:
+    check_floating(input=input)
+    if input.ndim < 3 or size < 1:
+        received = f"input {list(input.shape)} and size={size}"
+        raise refuse(received, "[B, C, ...] with at least 3 axes and a size of at least 1", "5 is AlexNet's size.")
+    squares = _over_neighbours(np.square(input), before=size // 2, after=(size - 1) // 2)
+    return input.dtype.type(k) + input.dtype.type(alpha / size) * squares
+
+
+def _over_neighbours(maps: Array, before: int, after: int) -> Array:
+    """sums[:, c] = sum of maps[:, c - before] ... maps[:, c + after], as far as they exist."""
+    sums = maps.copy()
+    channels = maps.shape[1]
+    for offset in range(1, min(max(before, after), channels - 1) + 1):
+        if offset <= before:
+            sums[:, offset:] += maps[:, : channels - offset]
+        if offset <= after:
+            sums[:, : channels - offset] += maps[:, offset:]
+    return sums
 
 
 def _move(running: Array, towards: Array, momentum: float) -> None:
