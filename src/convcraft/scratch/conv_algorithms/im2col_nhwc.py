@@ -1,0 +1,150 @@
+"""im2col + GEMM with channels last: the engine's usual way.
+
+What lies under the kernel becomes one row of a matrix, the kernels become columns of another, and the convolution is
+their product:
+
+    columns [b oH oW, kH kW C] @ matrix [kH kW C, O] = output [b oH oW, O]
+
+Chellapilla, Puri, Simard 2006, "High Performance Convolutional Neural Networks for Document Processing". The matrix of
+columns repeats every pixel kH kW times, so it is built for a few images at a time, used while it is in the cache, and
+built again in backward rather than kept.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from convcraft.scratch.checks import Array
+from convcraft.scratch.conv_algorithms.channels_last import (
+    as_channels_last,
+    padded_channels_last,
+    tap_views,
+    windows,
+)
+from convcraft.scratch.conv_algorithms.operations import Operations, dense_operations
+from convcraft.scratch.conv_geometry import Geometry
+from convcraft.scratch.parallel import images_per_chunk, over_images
+
+FEW_CHANNELS = 8  # below, a window's row is too short to be copied at once
+
+
+def supports(geometry: Geometry) -> str | None:
+    """None: every convolution."""
+    return None
+
+
+def count_ops(geometry: Geometry) -> Operations:
+    return dense_operations(geometry)
+
+
+def workspace_bytes(geometry: Geometry, itemsize: int = 4) -> int:
+    """The columns of one chunk of images."""
+    per_image = geometry.taps * math.prod(geometry.output_size) * itemsize
+    return per_image * min(geometry.batch, images_per_chunk(per_image))
+
+
+def convolve(input: Array, weight: Array, geometry: Geometry) -> Array:
+    return forward(input, weight, None, geometry)
+
+
+def forward(input: Array, weight: Array, bias: Array | None, geometry: Geometry) -> Array:
+    """[B, C, H, W], [O, C / G, kH, kW], [O] -> [B, O, oH, oW], channels last in memory."""
+    output = np.empty((geometry.batch, *geometry.output_size, geometry.out_channels), input.dtype)
+
+    def some(images: slice) -> None:
+        padded = padded_channels_last(input[images], geometry)
+        for inputs, outputs, group in _groups(geometry):
+            columns = _columns(padded[..., inputs], group)  # [b oH oW, kH kW C]
+            product = columns @ _matrix(weight[outputs])  # [b oH oW, O]
+            output[images, :, :, outputs] = product.reshape(-1, *geometry.output_size, product.shape[1])
+        if bias is not None:
+            output[images] += bias
+
+    over_images(some, geometry.batch, _chunk(geometry, input.itemsize))
+    return output.transpose(0, 3, 1, 2)
+
+
+def backward(
+    grad_output: Array, input: Array, weight: Array, geometry: Geometry, need_input_grad: bool
+) -> tuple[Array | None, Array, Array]:
+    """Gradients of input (None where not needed), weight and bias.
+
+    output = columns @ matrix, so
+        dL/dmatrix  = columns.T @ grad_output    (a weight's gradient: its inputs times the gradients they led to)
+        dL/dcolumns = grad_output @ matrix.T     and every pixel adds up what all windows that it was in give it.
+    The second is done tap by tap: the kernel's weight (i, j) sends grad_output back to the pixels it was read from.
+    """
+    grad_padded = (
+        np.zeros((geometry.batch, *geometry.padded_size, geometry.in_channels), input.dtype)
+        if need_input_grad
+        else None
+    )
+
+    def some(images: slice) -> tuple[Array, Array]:
+        padded = padded_channels_last(input[images], geometry)
+        grads = as_channels_last(grad_output[images])  # [b, oH, oW, O]
+        grad_weight = np.empty_like(weight)
+        for inputs, outputs, group in _groups(geometry):
+            rows = np.ascontiguousarray(grads[..., outputs]).reshape(-1, group.out_channels)  # [b oH oW, O]
+            grad_matrix = _columns(padded[..., inputs], group).T @ rows  # [kH kW C, O]
+            grad_weight[outputs] = _kernels(grad_matrix, group)
+            if grad_padded is None:
+                continue
+            for i, j, pixels in tap_views(grad_padded[images, :, :, inputs], group):
+                pixels += (rows @ weight[outputs, :, i, j]).reshape(pixels.shape)
+        return grad_weight, grads.sum(axis=(0, 1, 2))
+
+    parts = over_images(some, geometry.batch, _chunk(geometry, input.itemsize))
+    grad_weight, grad_bias = (sum_in_order([part[which] for part in parts]) for which in (0, 1))
+    return None if grad_padded is None else inner(grad_padded, geometry), grad_weight, grad_bias
+
+
+def inner(padded: Array, geometry: Geometry) -> Array:
+    """[B, pH, pW, C] -> [B, C, H, W] without the padding; a view."""
+    (top, left), (rows, columns) = geometry.before, geometry.input_size
+    return padded[:, top : top + rows, left : left + columns].transpose(0, 3, 1, 2)
+
+
+def sum_in_order(parts: list[Array]) -> Array:
+    """The sum of equal arrays, first to last."""
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total
+
+
+def _columns(padded: Array, geometry: Geometry) -> Array:
+    """[b, pH, pW, C] -> [b oH oW, kH kW C]: one row per window."""
+    under = windows(padded, geometry)  # [b, oH, oW, kH, kW, C]
+    if geometry.in_channels >= FEW_CHANNELS:
+        return under.reshape(-1, geometry.taps)
+    # Few channels: gather tap by tap, whose runs are oW long; the GEMM takes the transposed matrix as it is.
+    return np.ascontiguousarray(under.transpose(3, 4, 5, 0, 1, 2)).reshape(geometry.taps, -1).T
+
+
+def _matrix(weight: Array) -> Array:
+    """[O, C, kH, kW] -> [kH kW C, O]."""
+    return weight.transpose(2, 3, 1, 0).reshape(-1, len(weight))
+
+
+def _kernels(matrix: Array, geometry: Geometry) -> Array:
+    """[kH kW C, O] -> [O, C, kH, kW]."""
+    return matrix.reshape(*geometry.kernel, geometry.in_channels, -1).transpose(3, 2, 0, 1)
+
+
+def _groups(geometry: Geometry) -> list[tuple[slice, slice, Geometry]]:
+    """For each group: its input maps, its output maps, and its geometry as a convolution of its own."""
+    count, inputs, outputs = (
+        geometry.groups,
+        *(channels // geometry.groups for channels in (geometry.in_channels, geometry.out_channels)),
+    )
+    own = replace(geometry, in_channels=inputs, out_channels=outputs, groups=1)
+    return [(slice(g * inputs, (g + 1) * inputs), slice(g * outputs, (g + 1) * outputs), own) for g in range(count)]
+
+
+def _chunk(geometry: Geometry, itemsize: int) -> int:
+    numbers = geometry.taps * math.prod(geometry.output_size) + geometry.in_channels * math.prod(geometry.padded_size)
+    return images_per_chunk(numbers * itemsize)
