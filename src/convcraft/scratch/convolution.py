@@ -7,7 +7,7 @@ kernel, G groups.
     output[b, o, y, x] = bias[o] + sum over c, i, j of
         padded[b, c, y stride + i dilation, x stride + j dilation] * weight[o, c, i, j]
 
-How the sums are computed is a matter of speed: `conv_algorithms` has seven ways, of which training uses two.
+How the sums are computed is a matter of speed: `conv_algorithms` has eight ways, of which training uses three.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from convcraft.scratch.checks import Array, Pair, refuse
-from convcraft.scratch.conv_algorithms import im2col_nhwc, winograd
+from convcraft.scratch.conv_algorithms import im2col_nchw, im2col_nhwc, winograd
 from convcraft.scratch.conv_algorithms.choose import choose
 from convcraft.scratch.conv_geometry import Geometry, geometry_of
+
+IM2COL: dict[str, Any] = {"im2col_nchw": im2col_nchw, "im2col_nhwc": im2col_nhwc}
 
 
 def conv2d(
@@ -55,10 +57,7 @@ def conv2d(
     if getattr(input, "ndim", 4) == 3:
         return conv2d(input[None], weight, bias, stride, padding, dilation, groups)[0]
     geometry = geometry_of(input, weight, bias, stride, padding, dilation, groups)
-    algorithm = choose(geometry, input.dtype, training=False)
-    if algorithm == "winograd":
-        return winograd.forward(input, weight, bias, geometry)[0]
-    return im2col_nhwc.forward(input, weight, bias, geometry)
+    return _compute(input, weight, bias, geometry)[0]
 
 
 def conv1d(
@@ -123,10 +122,7 @@ def conv2d_forward(
 ) -> tuple[Array, SavedConv]:
     """`conv2d` of a batch [B, C, H, W], and what backward needs."""
     geometry = geometry_of(input, weight, bias, stride, padding, dilation, groups)
-    if choose(geometry, input.dtype, training=True) == "winograd":
-        output, transformed = winograd.forward(input, weight, bias, geometry)
-        return output, SavedConv(input, weight, geometry, transformed)
-    return im2col_nhwc.forward(input, weight, bias, geometry), SavedConv(input, weight, geometry, None)
+    return _compute(input, weight, bias, geometry)
 
 
 def conv2d_backward(
@@ -147,4 +143,13 @@ def conv2d_backward(
         raise refuse(f"grad_output {list(grad_output.shape)}", f"the output's shape, {expected}", "Check the order.")
     if saved.transformed is not None:
         return winograd.backward(grad_output, saved.transformed, saved.geometry, need_input_grad)
-    return im2col_nhwc.backward(grad_output, saved.input, saved.weight, saved.geometry, need_input_grad)
+    algorithm = IM2COL[choose(saved.geometry, saved.input.dtype)]
+    return algorithm.backward(grad_output, saved.input, saved.weight, saved.geometry, need_input_grad)
+
+
+def _compute(input: Array, weight: Array, bias: Array | None, geometry: Geometry) -> tuple[Array, SavedConv]:
+    algorithm = choose(geometry, input.dtype)
+    if algorithm == "winograd":
+        output, transformed = winograd.forward(input, weight, bias, geometry)
+        return output, SavedConv(input, weight, geometry, transformed)
+    return IM2COL[algorithm].forward(input, weight, bias, geometry), SavedConv(input, weight, geometry, None)

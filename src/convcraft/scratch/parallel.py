@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from convcraft.scratch.checks import refuse
+from convcraft.scratch.checks import Array, refuse
 
 Result = TypeVar("Result")
 
@@ -72,6 +72,14 @@ def over_images(
     if _pool is None or len(chunks) == 1:
         return [function(chunk) for chunk in chunks]
     return list(_pool.map(function, chunks))
+
+
+def sum_in_order(parts: list[Array]) -> Array:
+    """The sum of arrays of one shape, first to last, so that it is the same every time."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 def images_per_chunk(bytes_per_image: int) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convcraft.scratch.checks import Array, Pair, as_pair, check_axes, check_floating, refuse
+from convcraft.scratch.parallel import images_per_chunk, over_images
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class Windows:
         """Padded maps full of `value`; images, maps and order in memory are those of `like`."""
         return full_like(like, (*like.shape[:2], *self.padded_size), value)
 
+    def chunk(self, maps: Array) -> int:
+        """Images to work on at a time, so that their input and output stay in the cache."""
+        return images_per_chunk(2 * maps[0].nbytes) if len(maps) else 1
+
     def pad(self, maps: Array, value: float) -> Array:
         """[B, C, H, W] with `value` around; the maps themselves where no window reaches over the border."""
         if self.padded_size == self.input_size:
@@ -80,11 +85,10 @@ class Windows:
 
 
 def full_like(maps: Array, shape: tuple[int, ...], value: float) -> Array:
-    """Filled maps of another size, in memory ordered as `maps` are (channels last stays channels last)."""
-    if maps.strides[1] == maps.itemsize and maps.shape[1] > 1:
-        batch, channels, height, width = shape
-        return np.full((batch, height, width, channels), value, maps.dtype).transpose(0, 3, 1, 2)
-    return np.full(shape, value, maps.dtype)
+    """Filled maps of another size, whose axes lie in memory in the order of those of `maps`."""
+    order = sorted(range(maps.ndim), key=lambda axis: -maps.strides[axis])  # outermost first
+    memory = np.full([shape[axis] for axis in order], value, maps.dtype)
+    return memory.transpose(np.argsort(order))
 
 
 def max_pool2d(
@@ -134,10 +138,13 @@ def max_pool2d_forward(
     """`max_pool2d`, and what backward needs."""
     windows = _windows(input, kernel_size, stride, padding, dilation, ceil_mode)
     padded = windows.pad(input, -np.inf)
-    taps = windows.taps(padded)
-    output = next(taps).copy(order="K")
-    for tap in taps:
-        np.maximum(output, tap, out=output)
+    output = full_like(input, (*input.shape[:2], *windows.output_size), -np.inf)
+
+    def some(images: slice) -> None:
+        for tap in windows.taps(padded[images]):
+            np.maximum(output[images], tap, out=output[images])
+
+    over_images(some, len(input), windows.chunk(input))
     return output, SavedMaxPool(windows, padded, output)
 
 
@@ -146,14 +153,20 @@ def max_pool2d_backward(grad_output: Array, saved: SavedMaxPool) -> Array:
 
     Of equal pixels the first wins, row by row, as in torch: a window's gradient is given once.
     """
-    grad_padded = saved.windows.frame(grad_output, 0.0)
-    open_windows = np.ones_like(saved.output, dtype=bool)  # whose gradient is not yet given
-    for tap, grad_tap in zip(saved.windows.taps(saved.padded), saved.windows.taps(grad_padded), strict=True):
-        won = tap == saved.output
-        won &= open_windows
-        open_windows ^= won
-        grad_tap += grad_output * won
-    return saved.windows.inner(grad_padded)
+    windows, grad_padded = saved.windows, saved.windows.frame(grad_output, 0.0)
+
+    def some(images: slice) -> None:
+        output, grads = saved.output[images], grad_output[images]
+        waiting = np.ones_like(output, dtype=bool)  # windows whose gradient is not yet given
+        taps = windows.taps(saved.padded[images])
+        for tap, grad_tap in zip(taps, windows.taps(grad_padded[images]), strict=True):
+            won = tap == output
+            won &= waiting
+            waiting ^= won
+            grad_tap += grads * won
+
+    over_images(some, len(grad_output), windows.chunk(saved.padded))
+    return windows.inner(grad_padded)
 
 
 def avg_pool2d(
@@ -198,22 +211,31 @@ def avg_pool2d_forward(
     windows = _windows(input, kernel_size, stride, padding, 1, ceil_mode)
     if divisor_override is not None and divisor_override < 1:
         raise refuse(f"divisor_override={divisor_override}", "a whole number of at least 1", "Leave it out.")
-    taps = windows.taps(windows.pad(input, 0.0))
-    sums = next(taps).copy(order="K")
-    for tap in taps:
-        sums += tap
+    padded = windows.pad(input, 0.0)
+    sums = full_like(input, (*input.shape[:2], *windows.output_size), 0.0)
+
+    def some(images: slice) -> None:
+        for tap in windows.taps(padded[images]):
+            sums[images] += tap
+
+    over_images(some, len(input), windows.chunk(input))
     rows, columns = (_counted(windows, axis, count_include_pad) for axis in (0, 1))
     counts = np.outer(rows, columns) if divisor_override is None else np.full(windows.output_size, divisor_override)
     counts = counts.astype(input.dtype)
-    return sums / counts, SavedAvgPool(windows, counts)
+    sums /= counts
+    return sums, SavedAvgPool(windows, counts)
 
 
 def avg_pool2d_backward(grad_output: Array, saved: SavedAvgPool) -> Array:
     """Each pixel of a window gets its share, gradient / count; windows that overlap add up."""
-    shares = grad_output / saved.counts
     grad_padded = saved.windows.frame(grad_output, 0.0)
-    for tap in saved.windows.taps(grad_padded):
-        tap += shares
+
+    def some(images: slice) -> None:
+        shares = grad_output[images] / saved.counts
+        for tap in saved.windows.taps(grad_padded[images]):
+            tap += shares
+
+    over_images(some, len(grad_output), saved.windows.chunk(grad_padded))
     return saved.windows.inner(grad_padded)
 
 

@@ -1,4 +1,4 @@
-"""Which of the two trained-with algorithms computes a convolution: a small rule, measured."""
+"""Which of the three algorithms that train computes a convolution: a small rule, measured."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ import numpy as np
 from convcraft.scratch.conv_algorithms import winograd
 from convcraft.scratch.conv_geometry import Geometry
 
-LEAST_CHANNELS = 32  # of input and output maps: with fewer, the transforms cost more than the products saved
+WINOGRAD_CHANNELS = 16  # least input and output maps: with fewer, the transforms cost more than they save
+FEW_INPUTS, FEW_OUTPUTS = 8, 16  # up to here whole maps in memory are quicker than channels last
+
+Algorithm = str  # "im2col_nchw", "im2col_nhwc" or "winograd"
 
 
-def choose(geometry: Geometry, dtype: Any, training: bool) -> str:
-    """ "winograd" or "im2col".
+def choose(geometry: Geometry, dtype: Any) -> Algorithm:
+    """The fastest that is exact enough.
 
-    float64 is there for exactness and always takes the plain sums. In float32 Winograd's F(4, 3) is chosen where it is
-    faster (benchmarks/scratch_convolutions.py): 3x3 kernels on enough channels.
+    float64 is there for exactness and always takes the plain sums. In float32 Winograd's F(4, 3) is faster for 3x3
+    kernels on enough channels. The thresholds are those of benchmarks/scratch_convolutions.py.
     """
-    if dtype != np.float32 or winograd.supports(geometry) is not None:
-        return "im2col"
-    enough = min(geometry.in_channels, geometry.out_channels) >= LEAST_CHANNELS
-    return "winograd" if enough else "im2col"
+    enough = min(geometry.in_channels, geometry.out_channels) >= WINOGRAD_CHANNELS
+    if dtype == np.float32 and enough and winograd.supports(geometry) is None:
+        return "winograd"
+    few = geometry.in_channels <= FEW_INPUTS and geometry.out_channels <= FEW_OUTPUTS
+    return "im2col_nchw" if few else "im2col_nhwc"

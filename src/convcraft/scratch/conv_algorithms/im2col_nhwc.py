@@ -13,7 +13,6 @@ built again in backward rather than kept.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -24,9 +23,10 @@ from convcraft.scratch.conv_algorithms.channels_last import (
     tap_views,
     windows,
 )
+from convcraft.scratch.conv_algorithms.groups import each_group
 from convcraft.scratch.conv_algorithms.operations import Operations, dense_operations
 from convcraft.scratch.conv_geometry import Geometry
-from convcraft.scratch.parallel import images_per_chunk, over_images
+from convcraft.scratch.parallel import images_per_chunk, over_images, sum_in_order
 
 FEW_CHANNELS = 8  # below, a window's row is too short to be copied at once
 
@@ -56,7 +56,7 @@ def forward(input: Array, weight: Array, bias: Array | None, geometry: Geometry)
 
     def some(images: slice) -> None:
         padded = padded_channels_last(input[images], geometry)
-        for inputs, outputs, group in _groups(geometry):
+        for inputs, outputs, group in each_group(geometry):
             columns = _columns(padded[..., inputs], group)  # [b oH oW, kH kW C]
             product = columns @ _matrix(weight[outputs])  # [b oH oW, O]
             output[images, :, :, outputs] = product.reshape(-1, *geometry.output_size, product.shape[1])
@@ -87,7 +87,7 @@ def backward(
         padded = padded_channels_last(input[images], geometry)
         grads = as_channels_last(grad_output[images])  # [b, oH, oW, O]
         grad_weight = np.empty_like(weight)
-        for inputs, outputs, group in _groups(geometry):
+        for inputs, outputs, group in each_group(geometry):
             rows = np.ascontiguousarray(grads[..., outputs]).reshape(-1, group.out_channels)  # [b oH oW, O]
             grad_matrix = _columns(padded[..., inputs], group).T @ rows  # [kH kW C, O]
             grad_weight[outputs] = _kernels(grad_matrix, group)
@@ -106,14 +106,6 @@ def inner(padded: Array, geometry: Geometry) -> Array:
     """[B, pH, pW, C] -> [B, C, H, W] without the padding; a view."""
     (top, left), (rows, columns) = geometry.before, geometry.input_size
     return padded[:, top : top + rows, left : left + columns].transpose(0, 3, 1, 2)
-
-
-def sum_in_order(parts: list[Array]) -> Array:
-    """The sum of equal arrays, first to last."""
-    total = parts[0]
-    for part in parts[1:]:
-        total += part
-    return total
 
 
 def _columns(padded: Array, geometry: Geometry) -> Array:
@@ -135,16 +127,6 @@ def _kernels(matrix: Array, geometry: Geometry) -> Array:
     return matrix.reshape(*geometry.kernel, geometry.in_channels, -1).transpose(3, 2, 0, 1)
 
 
-def _groups(geometry: Geometry) -> list[tuple[slice, slice, Geometry]]:
-    """For each group: its input maps, its output maps, and its geometry as a convolution of its own."""
-    count, inputs, outputs = (
-        geometry.groups,
-        *(channels // geometry.groups for channels in (geometry.in_channels, geometry.out_channels)),
-    )
-    own = replace(geometry, in_channels=inputs, out_channels=outputs, groups=1)
-    return [(slice(g * inputs, (g + 1) * inputs), slice(g * outputs, (g + 1) * outputs), own) for g in range(count)]
-
-
 def _chunk(geometry: Geometry, itemsize: int) -> int:
-    numbers = geometry.taps * math.prod(geometry.output_size) + geometry.in_channels * math.prod(geometry.padded_size)
+    numbers = (geometry.taps + geometry.out_channels) * math.prod(geometry.output_size)
     return images_per_chunk(numbers * itemsize)

@@ -30,10 +30,10 @@ from numpy.lib.stride_tricks import as_strided
 
 from convcraft.scratch.checks import Array, Pair
 from convcraft.scratch.conv_algorithms.channels_last import as_channels_last, padded_channels_last
-from convcraft.scratch.conv_algorithms.im2col_nhwc import inner, sum_in_order
+from convcraft.scratch.conv_algorithms.im2col_nhwc import inner
 from convcraft.scratch.conv_algorithms.operations import Operations
 from convcraft.scratch.conv_geometry import Geometry
-from convcraft.scratch.parallel import images_per_chunk, over_images
+from convcraft.scratch.parallel import images_per_chunk, over_images, sum_in_order
 
 POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 1.0, -1.0, 2.0, -2.0)}  # where the polynomials are evaluated, besides infinity
 KERNEL = 3
