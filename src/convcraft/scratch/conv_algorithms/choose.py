@@ -22,7 +22,8 @@ def choose(geometry: Geometry, dtype: Any) -> Algorithm:
     kernels on enough channels. The thresholds are those of benchmarks/scratch_convolutions.py.
     """
     enough = min(geometry.in_channels, geometry.out_channels) >= WINOGRAD_CHANNELS
-    if dtype == np.float32 and enough and winograd.supports(geometry) is None:
+    square = geometry.kernel == (winograd.KERNEL, winograd.KERNEL)
+    if dtype == np.float32 and enough and square and winograd.supports(geometry) is None:
         return "winograd"
     few = geometry.in_channels <= FEW_INPUTS and geometry.out_channels <= FEW_OUTPUTS
     return "im2col_nchw" if few else "im2col_nhwc"

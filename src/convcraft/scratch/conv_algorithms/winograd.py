@@ -65,8 +65,8 @@ def matrices(outputs: int, points: tuple[float, ...] | None = None) -> Matrices:
 
 def supports(geometry: Geometry) -> str | None:
     """None where it can compute this convolution, else why not."""
-    if geometry.kernel != (KERNEL, KERNEL):
-        return f"a kernel of {geometry.kernel[0]}x{geometry.kernel[1]}; Winograd's is 3x3 here"
+    if geometry.kernel not in ((KERNEL, KERNEL), (1, KERNEL)):
+        return f"a kernel of {geometry.kernel[0]}x{geometry.kernel[1]}; Winograd's is 3x3 here, or 3 in a row"
     if geometry.stride != (1, 1) or geometry.dilation != (1, 1):
         return "stride or dilation above 1: neighbouring outputs share too few inputs"
     return "groups" if geometry.groups > 1 else None
@@ -86,6 +86,14 @@ def count_ops(geometry: Geometry, outputs: int = 4) -> Operations:
     size, number = outputs + KERNEL - 1, geometry.batch * math.prod(tiles(geometry, outputs))
     channels, kernels = geometry.in_channels, geometry.out_channels
     own = matrices(outputs)
+    if geometry.kernel[0] == 1:
+        number = geometry.batch * geometry.output_size[0] * -(-geometry.output_size[1] // outputs)
+        products = Operations(size * number * channels * kernels, size * number * (channels - 1) * kernels)
+        inputs, weights = (
+            _apply_ops(own.input).times(number * channels),
+            _apply_ops(own.kernel).times(channels * kernels),
+        )
+        return products + inputs + weights + _apply_ops(own.output).times(number * kernels)
     products = Operations(size**2 * number * channels * kernels, size**2 * number * (channels - 1) * kernels)
     inputs = (_apply_ops(own.input).times(size) + _apply_ops(own.input).times(size)).times(number * channels)
     weights = (_apply_ops(own.kernel).times(KERNEL) + _apply_ops(own.kernel).times(size)).times(channels * kernels)
@@ -100,7 +108,29 @@ def workspace_bytes(geometry: Geometry, itemsize: int = 4, outputs: int = 4) -> 
 
 
 def convolve(input: Array, weight: Array, geometry: Geometry, outputs: int = 4) -> Array:
+    """[B, C, H, W], [O, C, 3, 3] or [O, C, 1, 3] -> [B, O, oH, oW] by F(outputs, 3)."""
+    if geometry.kernel[0] == 1:
+        return _convolve_rows(input, weight, geometry, outputs)
     return forward(input, weight, None, geometry, outputs)[0]
+
+
+def _convolve_rows(input: Array, weight: Array, geometry: Geometry, outputs: int) -> Array:
+    """The one-dimensional algorithm, on every row: y = AT ((G g) * (BT d))."""
+    own, (rows, width) = _cast(matrices(outputs), input.dtype), geometry.output_size
+    columns = -(-width // outputs)
+    padded = padded_channels_last(input, geometry, (geometry.padded_size[0], columns * outputs + KERNEL - 1))
+    image, row, pixel, one = padded.strides
+    tile_columns = as_strided(
+        padded,
+        (len(own.input), len(padded), rows, columns, geometry.in_channels),
+        (pixel, image, row, outputs * pixel, one),
+    )
+    inputs = (own.input @ tile_columns.reshape(len(own.input), -1)).reshape(len(own.input), -1, geometry.in_channels)
+    kernels = np.ascontiguousarray(np.einsum("nj,ocj->nco", own.kernel, weight[:, :, 0]))
+    results = own.output @ (inputs @ kernels).reshape(len(own.input), -1)  # [m, b rows columns O]
+    split = results.reshape(outputs, len(padded), rows, columns, geometry.out_channels)
+    whole = split.transpose(1, 4, 2, 3, 0).reshape(len(padded), geometry.out_channels, rows, columns * outputs)
+    return whole[..., :width]
 
 
 @dataclass(frozen=True)
