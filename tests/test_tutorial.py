@@ -20,7 +20,7 @@ FOLDER = ROOT / "docs" / "tutorial"
 sys.path.insert(0, str(FOLDER))  # the tutorial's own scripts, which are no part of the package
 
 import figures  # noqa: E402
-from pages import Block, Page, differs, pages, read_page  # noqa: E402
+from pages import Block, Page, differs, main, pages, read_page  # noqa: E402
 
 SLOW = ("08", "09", "10")  # they train or load networks
 # Sums of a training depend on the order of additions, hence on the machine's BLAS; central differences on rounding.
@@ -244,6 +244,7 @@ def test_page_and_exercise(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
         page.run_block(page.solution, names)
         printed = page.run_block(page.check, names)
+    assert printed.splitlines()[-1].startswith("正确" if in_chinese(path) else "Right")
     assert page.check.printed
     assert not differs(printed, page.check.printed, tolerance), f"{name_of(path)} printed\n{printed}"
 
@@ -291,6 +292,19 @@ def test_page_without_exercise_is_refused(tmp_path: Path) -> None:
     page.write_text("# 1\n\n```python\nprint(1)\n```\n", encoding="utf-8")
     with pytest.raises(ValueError, match="no exercise"):
         read_page(page)
+
+
+def test_outputs_are_written_into_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = (FOLDER / "01-convolution.md").read_text(encoding="utf-8")
+    page = tmp_path / "01-convolution.md"
+    page.write_text(right.replace("[[19. 25.]", "[[18. 25.]").replace("(1, 1, 2, 2)\n", ""), encoding="utf-8")
+    monkeypatch.setattr("pages.FOLDER", tmp_path)
+    monkeypatch.setattr("sys.argv", ["pages.py", "01"])
+    main()
+    assert page.read_text(encoding="utf-8") != right
+    monkeypatch.setattr("sys.argv", ["pages.py", "01", "--write"])
+    main()
+    assert page.read_text(encoding="utf-8") == right
 
 
 # Two languages ----------------------------------------------------------------------------------------------------
