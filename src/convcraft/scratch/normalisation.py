@@ -65,7 +65,7 @@ def batch_norm_forward(
     """`batch_norm`, and what backward needs."""
     _check(input, running_mean, running_var, weight, bias, training)
     if training:
-        mean, variance = batch_statistics(input)
+        mean, variance, centred = batch_statistics(input)
         if running_mean is not None and running_var is not None:
             count = input.size // input.shape[1]
             _move(running_mean, mean, momentum)
@@ -73,9 +73,10 @@ def batch_norm_forward(
     else:
         assert running_mean is not None
         assert running_var is not None
-        mean, variance = running_mean, running_var
+        variance, centred = running_var, input - per_channel(running_mean, input)
     inverse_std = (variance + input.dtype.type(eps)) ** input.dtype.type(-0.5)
-    normalised = (input - per_channel(mean, input)) * per_channel(inverse_std, input)
+    normalised = centred
+    normalised *= per_channel(inverse_std, input)
     output = normalised if weight is None else normalised * per_channel(weight, input)
     output = output if bias is None else output + per_channel(bias, input)
     return output, SavedBatchNorm(normalised, inverse_std, weight, training)
@@ -94,32 +95,50 @@ def batch_norm_backward(grad_output: Array, saved: SavedBatchNorm) -> tuple[Arra
 
     Using the second formula in evaluation mode is a classic mistake of saliency maps: it gives another direction.
     """
-    axes = (0, *range(2, grad_output.ndim))
-    grad_bias = grad_output.sum(axis=axes)
-    grad_weight = (grad_output * saved.normalised).sum(axis=axes)
+    grad_bias = sum_per_channel(grad_output)
+    grad_weight = sum_per_channel(grad_output * saved.normalised)
     scale = saved.inverse_std if saved.weight is None else saved.inverse_std * saved.weight
-    if not saved.of_batch:
-        return grad_output * per_channel(scale, grad_output), grad_weight, grad_bias
-    count = grad_output.dtype.type(grad_output.size // grad_output.shape[1])
-    centred = grad_output - per_channel(grad_bias / count, grad_output)
-    along = saved.normalised * per_channel(grad_weight / count, grad_output)
-    return (centred - along) * per_channel(scale, grad_output), grad_weight, grad_bias
+    grad_input = grad_output * per_channel(scale, grad_output)
+    if saved.of_batch:
+        count = grad_output.dtype.type(grad_output.size // grad_output.shape[1])
+        grad_input -= per_channel(scale * grad_bias / count, grad_output)
+        grad_input -= saved.normalised * per_channel(scale * grad_weight / count, grad_output)
+    return grad_input, grad_weight, grad_bias
 
 
-def batch_statistics(input: Array) -> tuple[Array, Array]:
-    """Mean and (biased) variance of each channel, [C] and [C].
+def batch_statistics(input: Array) -> tuple[Array, Array, Array]:
+    """Mean and (biased) variance of each channel, [C] and [C], and input - mean.
 
     In two passes, the mean first: mean(x^2) - mean(x)^2 is one pass, but subtracts two large numbers and loses all
     digits where the mean is large against the spread.
     """
-    axes = (0, *range(2, input.ndim))
-    mean = input.mean(axis=axes)
-    return mean, np.square(input - per_channel(mean, input)).mean(axis=axes)
+    count = input.dtype.type(input.size // input.shape[1])
+    mean = sum_per_channel(input) / count
+    centred = input - per_channel(mean, input)
+    return mean, sum_per_channel(np.square(centred)) / count, centred
+
+
+def sum_per_channel(maps: Array) -> Array:
+    """[B, C] or [B, C, ...] -> [C]."""
+    if not _channels_innermost(maps):
+        return maps.sum(axis=(0, *range(2, maps.ndim)))
+    pixels = np.moveaxis(maps, 1, -1)  # [B, ..., W, C]
+    wide = pixels.reshape(-1, pixels.shape[-2] * pixels.shape[-1])  # a long row adds up faster than a short one
+    return wide.sum(axis=0).reshape(pixels.shape[-2:]).sum(axis=0)
 
 
 def per_channel(values: Array, like: Array) -> Array:
     """[C] -> [1, C, 1, 1] (as many axes as `like`), so that it meets every pixel of its channel."""
-    return values.reshape(1, -1, *[1] * (like.ndim - 2))
+    column = values.reshape(1, -1, *[1] * (like.ndim - 2))
+    if not _channels_innermost(like):
+        return column
+    # Repeated along a row of pixels, so that NumPy's inner loop is W * C long and not C.
+    row = np.repeat(values[None], like.shape[-1], axis=0)  # [W, C]
+    return np.moveaxis(row.reshape(*[1] * (like.ndim - 2), *row.shape), -1, 1)
+
+
+def _channels_innermost(maps: Array) -> bool:
+    return maps.ndim > 2 and maps.strides[1] == maps.itemsize and maps.shape[1] > 1
 
 
 def local_response_norm(input: Array, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Array:

@@ -58,7 +58,7 @@ ALGORITHMS: dict[str, Algorithm] = {
             )
         ),
         _winograd(2, 1e-5),
-        _winograd(4, 1e-4),
+        _winograd(4, 5e-5),
     )
 }
 
