@@ -1,0 +1,174 @@
+"""What a wrong gradient looks like, in words. Every sentence was tried on the numbers before it is said.
+
+Each idea of what went wrong is a function of the right gradient ("its transpose", "its mean over an axis", "what the
+first image alone gives"). The idea whose result is what backward gave, up to a constant factor, is the diagnosis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import permutations, product
+
+import numpy as np
+
+from convcraft.scratch.checks import Array
+
+CLOSE = 1e-5  # of the largest number; central differences are good to about 1e-9
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was there when the gradient was computed."""
+
+    input: Array
+    output: Array
+    grad_output: Array
+    per_image: list[Array] | None = None  # a parameter's gradient from the first and from the last image alone
+
+
+def diagnose(got: Array, expected: Array, wrong: Array, evidence: Evidence) -> str:
+    """One sentence on what `got` is instead of `expected`."""
+    if not np.isfinite(got).all():
+        return "Not finite: a division by zero, a logarithm of zero, or an overflow."
+    if not got.any() and got.shape == expected.shape:
+        return "Zero everywhere: backward never sets it (or multiplies by a mask that is all zero)."
+    for words, candidate in _ideas(expected, evidence):
+        if candidate.shape != got.shape or not candidate.any():
+            continue
+        factor = _factor(got, candidate)
+        if factor is not None:
+            return words + _times(factor, evidence, words)
+    if got.shape != expected.shape:
+        return f"The shape is {list(got.shape)}, should be {list(expected.shape)}: " + _shape_hint(got, expected)
+    return _where(got, expected, wrong, evidence)
+
+
+def _ideas(expected: Array, evidence: Evidence) -> Iterator[tuple[str, Array]]:
+    """(what it would be, the numbers it would give), the likely ones first."""
+    yield "", expected
+    if evidence.per_image is not None:
+        for which, part in zip(("first", "last"), (evidence.per_image[0], evidence.per_image[-1]), strict=True):
+            yield f"Only the {which} image counts: the sum over the batch is missing.", part
+    spatial = tuple(range(2, expected.ndim))
+    if spatial:
+        yield "The kernel is turned by 180 degrees (flipped along both axes).", np.flip(expected, spatial)
+        for axis in spatial:
+            yield f"Flipped along axis {axis}.", np.flip(expected, axis)
+    for order in permutations(range(expected.ndim)):
+        if order != tuple(range(expected.ndim)):
+            yield f"Axes are swapped, {list(order)}: a transpose too many or too few.", expected.transpose(order)
+    if evidence.grad_output.shape == expected.shape:
+        yield "The gradient passes unchanged: the layer's own derivative is missing.", evidence.grad_output
+    for name, factor in (("input", evidence.input), ("output", evidence.output), ("1 - output", 1 - evidence.output)):
+        if factor.shape == expected.shape:
+            yield f"One factor too many: {name}.", expected * factor
+            with np.errstate(divide="ignore", invalid="ignore"):
+                yield f"One factor too few: {name}.", np.where(factor == 0, 0, expected / factor)
+    for axis in range(expected.ndim):
+        if expected.shape[axis] > 1:
+            mean = np.broadcast_to(expected.mean(axis=axis, keepdims=True), expected.shape)
+            yield f"The same all along axis {axis}: summed or averaged over an axis that should be kept.", mean
+            yield f"Summed over axis {axis}, which should be kept.", expected.sum(axis=axis)
+    for shift in product((-1, 0, 1), repeat=len(spatial)):
+        if any(shift):
+            yield f"Moved by {list(shift)} pixels: padding is cut off at the wrong side.", _moved(expected, shift)
+    if expected.size > 1:
+        yield "The numbers are right, but in another order: a reshape where a transpose is needed.", _resorted(expected)
+
+
+def _moved(array: Array, shift: tuple[int, ...]) -> Array:
+    """Moved along the last axes; zeros come in."""
+    moved = array
+    for axis, by in zip(range(2, array.ndim), shift, strict=True):
+        moved = np.roll(moved, by, axis)
+        if by:
+            edge: list[slice | int] = [slice(None)] * array.ndim
+            edge[axis] = 0 if by > 0 else -1
+            moved[tuple(edge)] = 0
+    return moved
+
+
+def _resorted(expected: Array) -> Array:
+    """The numbers of `expected` transposed and read row by row."""
+    return expected.T.reshape(expected.shape)
+
+
+def _factor(got: Array, candidate: Array) -> float | None:
+    """c with got = c * candidate, or None."""
+    scale = float(np.abs(got).max())
+    c = float((got * candidate).sum() / np.square(candidate).sum())
+    return c if np.abs(got - c * candidate).max() <= CLOSE * scale and c != 0 else None
+
+
+def _times(factor: float, evidence: Evidence, words: str) -> str:
+    """In words, the factor between what was given and the idea."""
+    if abs(factor - 1) < CLOSE:
+        return ""
+    batch, numbers = len(evidence.input), evidence.input.size
+    known = {
+        -1.0: "The sign is wrong (times -1).",
+        2.0: "Twice as large: counted or added twice, or a factor 1/2 forgotten.",
+        0.5: "Half as large.",
+        float(batch): f"{batch} times too large, the number of images: a mean is treated as a sum.",
+        1.0 / batch: f"{batch} times too small, the number of images: divided by it once too often.",
+        float(numbers): f"{numbers} times too large, the number of values: a mean is treated as a sum.",
+        1.0 / numbers: f"{numbers} times too small, the number of values: divided by it once too often.",
+    }
+    for value, sentence in known.items():
+        if abs(factor - value) <= CLOSE * abs(value):
+            return (" " if words else "") + sentence
+    sentence = f"All numbers are {factor:.6g} times what they should be: a constant factor is missing or too many."
+    return (" " if words else "") + sentence
+
+
+def _shape_hint(got: Array, expected: Array) -> str:
+    if got.ndim < expected.ndim:
+        return "an axis was summed away."
+    if got.ndim > expected.ndim:
+        return "an axis was not summed over (the batch?)."
+    return "check which axes are summed."
+
+
+def _where(got: Array, expected: Array, wrong: Array, evidence: Evidence) -> str:
+    """What is common to the wrong elements, where no idea fits all of them."""
+    error = got - expected
+    if expected.shape == evidence.input.shape and expected.ndim == 4:
+        shared = _shared_term(error, evidence.input)
+        if shared is not None:
+            return shared
+    if expected.ndim == 4 and not wrong[:, :, 1:-1, 1:-1].any():
+        return "Only at the border of the maps: padding is treated wrongly."
+    for axis in range(expected.ndim):
+        others = tuple(other for other in range(expected.ndim) if other != axis)
+        right = np.logical_not(wrong.any(axis=others)).reshape(-1)
+        if right.any() and not right.all():
+            places = np.flatnonzero(~right)
+            shown = ", ".join(map(str, places[:6])) + (" ..." if len(places) > 6 else "")
+            return f"Only at {shown} of axis {axis} ({len(places)} of {len(right)}); the rest is right."
+    zeros = wrong & (got == 0)
+    if zeros.sum() == wrong.sum():
+        return "Zero where it should not be; the rest is right: some contributions are dropped."
+    if wrong.shape == evidence.input.shape and not wrong[evidence.input > 0].any():
+        return "Only where the input is negative (or 0): that branch is wrong."
+    if wrong.shape == evidence.input.shape and not wrong[evidence.input < 0].any():
+        return "Only where the input is positive (or 0): that branch is wrong."
+    share = float(np.mean(wrong))
+    return f"{share:.0%} of the numbers are off, by up to {np.abs(error).max():.3g}; no simple pattern was found."
+
+
+def _shared_term(error: Array, input: Array) -> str | None:
+    """Batch norm's mistakes: per channel the error is a + b * (input - mean)."""
+    axes = (0, 2, 3)
+    centred = input - input.mean(axis=axes, keepdims=True)
+    constant = error.mean(axis=axes, keepdims=True)
+    slope = (error * centred).mean(axis=axes, keepdims=True) / np.square(centred).mean(axis=axes, keepdims=True)
+    scale = CLOSE * float(np.abs(error).max())
+    if np.abs(error - constant - slope * centred).max() > scale:
+        return None
+    missing = []
+    if np.abs(constant).max() > scale:
+        missing.append("the mean")
+    if np.abs(slope * centred).max() > scale:
+        missing.append("the variance")
+    return f"Off by a term that all pixels of a channel share: {' and '.join(missing)} is taken for a constant."
