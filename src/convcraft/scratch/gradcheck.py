@@ -103,14 +103,14 @@ def check_gradients(layer: Module, input: Array, seed: int = 0) -> GradientRepor
     """
     layer, input = copy.deepcopy(layer).astype(np.float64), np.array(input, np.float64)
     report = GradientReport(type(layer).__name__)
-    repeat = _Repeatable(layer)
+    repeat, earlier = _Repeatable(layer), np.roll(input, 1, axis=0) + 0.5
     try:
+        repeat(earlier)  # backward must not remember it
         output = np.array(repeat(input))
     except Exception as error:
         fix = "Pass an input of the shape that it takes."
         raise refuse(f"{report.layer} on an input {list(input.shape)}: {error}", "a forward that runs", fix) from error
     weights = np.random.default_rng(seed).standard_normal(output.shape)  # L = sum of output * weights
-    repeat(np.roll(input, 1, axis=0) + 0.5)  # an earlier forward, which must not be remembered
     layer.zero_grad()
     repeat(input)
     given = weights.copy()
@@ -127,15 +127,19 @@ def check_gradients(layer: Module, input: Array, seed: int = 0) -> GradientRepor
     def loss() -> float:
         return float((repeat(input) * weights).sum())
 
+    def earlier_loss() -> float:
+        return float((repeat(earlier) * weights).sum())
+
     def loss_of(image: int) -> float:
         return float((repeat(input) * weights)[image].sum())
 
     if needs_input:
-        evidence = Evidence(input, output, weights)
+        evidence = Evidence(input, output, weights, earlier=lambda: numeric_gradient(earlier_loss, earlier))
         report.checks.append(_compare("input", grad_input, loss, input, evidence))
     for name, parameter in layer.named_parameters():
         per_image = _per_image(loss_of, parameter.data, len(output)) if output.ndim > 1 else None
-        evidence = Evidence(input, output, weights, per_image)
+        of_earlier = partial(numeric_gradient, earlier_loss, parameter.data)
+        evidence = Evidence(input, output, weights, per_image, of_earlier)
         report.checks.append(_compare(name, gradients[name], loss, parameter.data, evidence))
     report.broken_rules += _rules(layer, repeat, input, weights)
     return report

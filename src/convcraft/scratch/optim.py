@@ -161,8 +161,8 @@ class Adam(Optimizer):
         s = beta2 * s + (1 - beta2) * g^2             mean of its square
         w = w - learning_rate * (m / (1 - beta1^t)) / (sqrt(s / (1 - beta2^t)) + eps),  t = 1, 2, ...
 
-    Without the two corrections (an article's formula forgets them) the first steps are up to sqrt(1 - beta2) /
-    (1 - beta1) = 0.3 of what they should be. Keras's eps is 1e-7.
+    Without the two corrections (an article's formula forgets them) both means begin too small, the mean of the square
+    by more: the first step is (1 - beta1) / sqrt(1 - beta2) = 3.2 times too long. Keras's eps is 1e-7.
     """
 
     decoupled = False
