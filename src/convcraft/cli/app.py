@@ -18,6 +18,7 @@ from convcraft import __version__
 from convcraft.cli import judging, learning, tools
 from convcraft.cli.options import EXIT_BAD_INPUT, EXIT_CHECK_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED
 from convcraft.cli.printing import print_json
+from convcraft.cli.scratch import scratch_app
 from convcraft.cli.seeds import seeds_app
 from convcraft.errors import UserError
 
@@ -46,6 +47,7 @@ COMMANDS = (
 )
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(scratch_app, name="scratch")
 app.add_typer(seeds_app, name="seeds")
 
 
