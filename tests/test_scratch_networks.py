@@ -1,0 +1,225 @@
+"""The NumPy networks against the torch models of the same names: logits, gradients, state dicts both ways."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import load_file
+from scratch_parity import (
+    LOGITS,
+    NETWORK_GRADIENT,
+    assert_as_exact_as_torch,
+    assert_networks_equal,
+    assert_same_names,
+    gap,
+    give_back,
+    network_gaps,
+    take_over,
+)
+from torch import nn
+
+from convcraft.models.alexnet import AlexNet as TorchAlexNet
+from convcraft.models.keras_cnn import KerasCNN as TorchKerasCNN
+from convcraft.models.lenet import LeNet5 as TorchLeNet5
+from convcraft.models.resnet import ResNet as TorchResNet
+from convcraft.models.resnet_cifar import ResNetCifar as TorchResNetCifar
+from convcraft.models.seed_cnn import SeedCNN as TorchSeedCNN
+from convcraft.models.vgg import VGG as TorchVGG
+from convcraft.scratch.layers import Conv2d
+from convcraft.scratch.losses import CrossEntropyLoss
+from convcraft.scratch.module import Module
+from convcraft.scratch.networks.alexnet import AlexNet
+from convcraft.scratch.networks.keras_cnn import KerasCNN
+from convcraft.scratch.networks.lenet import LeNet5
+from convcraft.scratch.networks.resnet import ResNet
+from convcraft.scratch.networks.resnet_cifar import ResNetCifar
+from convcraft.scratch.networks.seed_cnn import SeedCNN
+from convcraft.scratch.networks.vgg import VGG11
+
+Pair = Callable[[], tuple[Module, nn.Module]]
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the published CIFAR weights
+
+SMALL: dict[str, tuple[Pair, tuple[int, ...]]] = {
+    "lenet5": (lambda: (LeNet5(), TorchLeNet5()), (4, 1, 28, 28)),
+    "lenet5 of 32 pixels, relu": (
+        lambda: (LeNet5(image_size=(32, 32), activation="relu"), TorchLeNet5(image_size=(32, 32), activation="relu")),
+        (3, 1, 32, 32),
+    ),
+    "lenet5 of 8 pixels": (lambda: (LeNet5(image_size=(8, 8)), TorchLeNet5(image_size=(8, 8))), (5, 1, 8, 8)),
+    "seed cnn": (lambda: (SeedCNN(), TorchSeedCNN()), (3, 1, 28, 28)),
+    "seed cnn of 8 pixels": (lambda: (SeedCNN(image_size=(8, 8)), TorchSeedCNN(image_size=(8, 8))), (3, 1, 8, 8)),
+    "keras cnn": (lambda: (KerasCNN(), TorchKerasCNN()), (3, 1, 28, 28)),
+    "keras cnn of 48x35 pixels": (
+        lambda: (KerasCNN(image_size=(48, 35)), TorchKerasCNN(image_size=(48, 35))),
+        (2, 1, 48, 35),
+    ),
+    "resnet20": (lambda: (ResNetCifar(), TorchResNetCifar()), (4, 3, 32, 32)),
+    "resnet20 of odd maps": (lambda: (ResNetCifar(), TorchResNetCifar()), (2, 3, 15, 18)),
+}
+LARGE: dict[str, tuple[Pair, tuple[int, ...]]] = {
+    "alexnet": (lambda: (AlexNet(10), TorchAlexNet(10)), (2, 3, 63, 67)),
+    "vgg11": (lambda: (VGG11(10), TorchVGG(10, depth=11)), (2, 3, 32, 32)),
+    "vgg11_bn": (lambda: (VGG11(10, batch_norm=True), TorchVGG(10, depth=11, batch_norm=True)), (3, 3, 32, 35)),
+    "resnet18": (lambda: (ResNet(18, 10), TorchResNet(10, depth=18)), (3, 3, 48, 40)),
+    "resnet50": (lambda: (ResNet(50, 10), TorchResNet(10, depth=50)), (4, 3, 64, 48)),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("training", [True, False])
+def test_small_networks(name: str, training: bool) -> None:
+    pair, shape = SMALL[name]
+    torch.manual_seed(0)
+    assert_networks_equal(*pair(), shape, num_classes=10, training=training)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("training", [True, False])
+def test_large_networks(name: str, training: bool) -> None:
+    pair, shape = LARGE[name]
+    torch.manual_seed(0)
+    assert_networks_equal(*pair(), shape, num_classes=10, training=training)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_weights_of_a_numpy_network_load_in_the_torch_model(name: str) -> None:
+    pair, shape = SMALL[name]
+    network, twin = pair()
+    give_back(network, twin)
+    images = np.random.default_rng(0).standard_normal(shape)
+    network.astype(np.float64).eval()
+    with torch.no_grad():
+        assert gap(network(images), twin.double().eval()(torch.tensor(images))) <= 1e-10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+def test_names_of_large_networks(name: str) -> None:
+    assert_same_names(*LARGE[name][0]())
+
+
+def test_the_plain_twin_is_the_residual_network_without_its_sums() -> None:
+    twin = TorchResNetCifar()
+    for block in twin.modules():
+        if hasattr(block, "shortcut"):
+            block.shortcut = lambda maps: 0.0  # type: ignore[assignment]
+    assert_networks_equal(ResNetCifar(shortcuts=False), twin, (3, 3, 16, 16), num_classes=10)
+
+
+def test_a_seed_names_the_start_values() -> None:
+    first, again, other = (LeNet5(rng=np.random.default_rng(seed)).state_dict() for seed in (3, 3, 4))
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert any(not np.array_equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("depth", [7, 18, 21])
+def test_depths_that_make_no_whole_blocks_are_refused(depth: int) -> None:
+    with pytest.raises(ValueError, match="6n \\+ 2"):
+        ResNetCifar(depth=depth)
+
+
+def test_weights_of_another_network_are_refused_and_change_nothing() -> None:
+    network = LeNet5()
+    before = network.state_dict()
+    other = LeNet5(num_classes=7).state_dict()
+    with pytest.raises(ValueError, match=r"output.weight of shape \[7, 84\]; expected \[10, 84\]"):
+        network.load_state_dict(other)
+    with pytest.raises(ValueError, match="unknown"):
+        network.load_state_dict(SeedCNN().state_dict())
+    assert all(np.array_equal(array, before[name]) for name, array in network.state_dict().items())
+
+
+# float32 ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape"),
+    [
+        ({"in_channels": 3, "out_channels": 16, "kernel_size": 3, "padding": 1}, (4, 3, 32, 32)),
+        ({"in_channels": 16, "out_channels": 32, "kernel_size": 3, "padding": 1}, (4, 16, 17, 15)),
+        ({"in_channels": 64, "out_channels": 64, "kernel_size": 3, "padding": 1}, (2, 64, 14, 14)),
+        ({"in_channels": 64, "out_channels": 64, "kernel_size": 3, "padding": 1, "stride": 2}, (2, 64, 14, 14)),
+        ({"in_channels": 6, "out_channels": 16, "kernel_size": 5}, (8, 6, 14, 14)),
+        ({"in_channels": 32, "out_channels": 64, "kernel_size": 1, "stride": 2}, (4, 32, 16, 16)),
+    ],
+)
+def test_convolutions_in_float32(settings: dict[str, Any], shape: tuple[int, ...]) -> None:
+    assert_as_exact_as_torch(Conv2d(**settings), nn.Conv2d(**settings), shape)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "seed cnn", "keras cnn"])
+def test_small_networks_in_float32_are_as_exact_as_torch(name: str) -> None:
+    pair, shape = SMALL[name]
+    torch.manual_seed(0)
+    assert_as_exact_as_torch(*pair(), shape)
+
+
+def trained(data_dir: Path) -> tuple[ResNetCifar, TorchResNetCifar]:
+    """Both networks with the published weights, in evaluation mode."""
+    file = data_dir / "weights" / "resnet20_cifar10.safetensors"
+    if not file.exists():
+        pytest.skip("no resnet20_cifar10.safetensors")
+    state = load_file(file)
+    network, twin = ResNetCifar(), TorchResNetCifar()
+    network.load_state_dict(state)
+    twin.load_state_dict({name: torch.tensor(array) for name, array in state.items()}, strict=False)
+    network.eval()
+    twin.eval()
+    return network, twin
+
+
+def cifar_images(data_dir: Path, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Normalised float32 [number, 3, 32, 32] and labels, the first of the test file."""
+    rows = pyarrow.parquet.read_table(data_dir / "cifar10" / "test.parquet").slice(0, number).to_pylist()
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))) for row in rows])
+    images = (pixels.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), np.array([row["label"] for row in rows])
+
+
+def test_trained_resnet20_in_float32(data_dir: Path) -> None:
+    network, twin = trained(data_dir)
+    images, labels = cifar_images(data_dir, 200)
+    logits = network(images)
+    with torch.no_grad():
+        expected = twin(torch.tensor(images)).numpy()
+    assert logits.dtype == np.float32
+    assert gap(logits, expected) <= 1e-4
+    assert np.array_equal(logits.argmax(1), expected.argmax(1))
+    assert 0.7 < np.mean(logits.argmax(1) == labels) < 0.92  # 81 % of these JPEG files
+
+
+def test_trained_resnet20_in_float64_both_modes(data_dir: Path) -> None:
+    network, twin = trained(data_dir)
+    take_over(network, twin)
+    images, labels = cifar_images(data_dir, 8)
+    for training in (False, True):
+        network.train(training)
+        twin.train(training)
+        found = network_gaps(network, twin, images.astype(np.float64), labels)
+        assert found["logits"] <= LOGITS
+        assert max(found.values()) <= NETWORK_GRADIENT, found
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_trained_resnet20_gradients_in_float32(data_dir: Path, training: bool) -> None:
+    network, twin = trained(data_dir)
+    images, labels = cifar_images(data_dir, 32)
+    network.train(training)
+    exact = twin.double().train(training)
+    criterion = CrossEntropyLoss()
+    criterion(network(images), labels)
+    network.backward(criterion.backward())
+    nn.functional.cross_entropy(exact(torch.tensor(images, dtype=torch.float64)), torch.tensor(labels)).backward()
+    theirs = dict(exact.named_parameters())
+    for name, parameter in network.named_parameters():
+        assert parameter.grad.dtype == np.float32
+        assert gap(parameter.grad, theirs[name].grad) <= 1e-4, name
