@@ -39,7 +39,7 @@ class Windows:
         length = (-(-room // step) if self.ceil_mode else room // step) + 1
         if self.ceil_mode and (length - 1) * step >= size + self.padding[axis]:
             length -= 1  # a window that would begin behind the input and its front padding is left out
-        if room < 0 or length < 1:
+        if length < 1:
             received = f"maps of {self.input_size[0]}x{self.input_size[1]} and a window of {self.kernel}"
             raise refuse(received, "a window that fits into the padded maps", "Use a smaller kernel or larger maps.")
         return length
@@ -103,7 +103,7 @@ def max_pool2d(
     """The largest number of each window.
 
     Args:
-        input: [B, C, H, W].
+        input: [B, C, H, W], or one image [C, H, W].
         kernel_size, padding, dilation: pixels, one number or (rows, columns); padding never wins (it is -inf).
         stride: None means kernel_size, so that windows lie side by side.
         ceil_mode: a last window may reach over the border.
@@ -117,6 +117,8 @@ def max_pool2d(
     """
     if return_indices:
         raise refuse("return_indices=True", "False", "max_pool2d_backward finds the winners itself.")
+    if _one_image(input):
+        return max_pool2d(input[None], kernel_size, stride, padding, dilation, ceil_mode)[0]
     return max_pool2d_forward(input, kernel_size, stride, padding, dilation, ceil_mode)[0]
 
 
@@ -151,17 +153,23 @@ def max_pool2d_forward(
 def max_pool2d_backward(grad_output: Array, saved: SavedMaxPool) -> Array:
     """The whole gradient of a window goes to the pixel that won it; windows that overlap add up there.
 
-    Of equal pixels the first wins, row by row, as in torch: a window's gradient is given once.
+    Of equal pixels the first wins, row by row, as in torch: a window's gradient is given once. A NaN beats every
+    number, and of several the last wins. (Of a window that begins over the border and holds nothing but -inf the
+    padding wins, where torch names the first pixel.)
     """
     windows, grad_padded = saved.windows, saved.windows.frame(grad_output, 0.0)
 
     def some(images: slice) -> None:
         output, grads = saved.output[images], grad_output[images]
         waiting = np.ones_like(output, dtype=bool)  # windows whose gradient is not yet given
-        taps = windows.taps(saved.padded[images])
-        for tap, grad_tap in zip(taps, windows.taps(grad_padded[images]), strict=True):
+        taps = list(zip(windows.taps(saved.padded[images]), windows.taps(grad_padded[images]), strict=True))
+        for tap, grad_tap in taps:
             won = tap == output
             won &= waiting
+            waiting ^= won
+            grad_tap += grads * won
+        for tap, grad_tap in reversed(taps) if waiting.any() else ():  # NaN equals nothing
+            won = np.isnan(tap) & waiting
             waiting ^= won
             grad_tap += grads * won
 
@@ -181,7 +189,7 @@ def avg_pool2d(
     """The mean of each window.
 
     Args:
-        input: [B, C, H, W].
+        input: [B, C, H, W], or one image [C, H, W].
         kernel_size, stride, padding, ceil_mode: as for `max_pool2d`; padding is 0.
         count_include_pad: whether zeros of the padding count in the mean (torch: yes, Keras: no).
         divisor_override: divide every sum by this number instead.
@@ -189,7 +197,10 @@ def avg_pool2d(
     Returns:
         [B, C, oH, oW].
     """
-    return avg_pool2d_forward(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)[0]
+    settings = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    if _one_image(input):
+        return avg_pool2d(input[None], *settings)[0]
+    return avg_pool2d_forward(input, *settings)[0]
 
 
 @dataclass(frozen=True)
@@ -246,12 +257,14 @@ def adaptive_avg_pool2d(input: Array, output_size: int | Pair) -> Array:
     one, and overlap where oH does not divide H.
 
     Args:
-        input: [B, C, H, W].
+        input: [B, C, H, W], or one image [C, H, W].
         output_size: oH, oW; 1 is global average pooling.
 
     Returns:
         [B, C, oH, oW].
     """
+    if _one_image(input):
+        return adaptive_avg_pool2d(input[None], output_size)[0]
     check_floating(input=input)
     check_axes("input", input, "BCHW")
     rows, columns = (_spans(size, number) for size, number in zip(input.shape[2:], _out(output_size), strict=True))
@@ -276,6 +289,11 @@ def adaptive_avg_pool2d_backward(grad_output: Array, input_size: Pair) -> Array:
             count = grad_output.dtype.type((bottom - top) * (right - left))
             grad_input[:, :, top:bottom, left:right] += grad_output[:, :, i, j, None, None] / count
     return grad_input
+
+
+def _one_image(input: Array) -> bool:
+    """[C, H, W], which functions take as torch's do; layers want the batch axis."""
+    return isinstance(input, np.ndarray) and input.ndim == 3
 
 
 def _windows(
