@@ -49,8 +49,7 @@ def cross_entropy(
     _refuse_old(size_average, reduce)
     _check_reduction(reduction)
     shares, divisor = _shares(input, target, weight, ignore_index, label_smoothing)
-    per_image = -(shares * log_softmax(input, -1)).sum(axis=-1)
-    return _reduced(per_image, reduction, divisor)
+    return _reduced(_surprise(shares, log_softmax(input, -1)), reduction, divisor)
 
 
 def cross_entropy_backward(
@@ -89,7 +88,7 @@ def nll_loss(
     _check_reduction(reduction)
     _check_class_numbers(target)
     shares, divisor = _shares(input, target, weight, ignore_index, 0.0)
-    return _reduced(-(shares * np.where(shares == 0, 0, input)).sum(axis=-1), reduction, divisor)  # 0 * -inf is 0
+    return _reduced(_surprise(shares, input), reduction, divisor)
 
 
 def nll_loss_backward(
@@ -144,10 +143,17 @@ def binary_cross_entropy_with_logits_backward(
 
 
 def mse_loss(
-    input: Array, target: Array, size_average: None = None, reduce: None = None, reduction: str = "mean"
+    input: Array,
+    target: Array,
+    size_average: None = None,
+    reduce: None = None,
+    reduction: str = "mean",
+    weight: None = None,
 ) -> Array:
     """(input - target)^2; "mean" is over all numbers. Shapes must be equal: torch only warns, and broadcasts."""
     _refuse_old(size_average, reduce)
+    if weight is not None:
+        raise refuse("a weight", "None (not supported)", 'Multiply the losses of reduction="none" by it.')
     _check_reduction(reduction)
     _check_same(input, target)
     return _reduced(np.square(input - target), reduction, input.dtype.type(input.size))
@@ -244,6 +250,11 @@ def one_hot(target: Array, num_classes: int, dtype: Any = np.float64) -> Array:
     return np.eye(num_classes, dtype=dtype)[target]
 
 
+def _surprise(shares: Array, log_probabilities: Array) -> Array:
+    """-sum over k of a_k log s_k; a class without a share counts 0 even of log 0 = -inf (a masked logit)."""
+    return -(shares * np.where(shares == 0, 0, log_probabilities)).sum(axis=-1)
+
+
 def _shares(
     input: Array, target: Array, weight: Array | None, ignore_index: int, label_smoothing: float
 ) -> tuple[Array, Array]:
@@ -262,6 +273,9 @@ def _shares(
     smoothing = input.dtype.type(label_smoothing)
     if np.issubdtype(target.dtype, np.floating):
         _check_same(input, target)
+        if ignore_index >= 0:
+            received = f"ignore_index={ignore_index} with probabilities as targets"
+            raise refuse(received, "class numbers with it", "Take these images out of the batch.")
         shares = ((1 - smoothing) * target + smoothing / num_classes) * weights
         return shares, input.dtype.type(input.size // num_classes)
     counted = _check_targets(input, target, ignore_index)
@@ -314,5 +328,5 @@ def _check_reduction(reduction: str) -> None:
 
 def _reduced(losses: Array, reduction: str, divisor: Array) -> Array:
     if reduction == "none":
-        return losses
+        return np.asarray(losses)
     return np.asarray(losses.sum() / divisor if reduction == "mean" else losses.sum())
