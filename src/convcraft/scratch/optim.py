@@ -70,6 +70,9 @@ class Optimizer:
                     raise refuse(f"{name}={group[name]}", "0 to 1", f"Pass another {name}.")
             if not all(0.0 <= beta < 1.0 for beta in group.get("betas", ())):
                 raise refuse(f"betas={group['betas']}", "two numbers from 0 to less than 1", "(0.9, 0.999) is usual.")
+            if group.get("nesterov") and (group["momentum"] <= 0 or group["dampening"] != 0):
+                received = f"nesterov with momentum={group['momentum']}, dampening={group['dampening']}"
+                raise refuse(received, "a momentum above 0 and no dampening", "momentum=0.9 is usual.")
 
 
 class SGD(Optimizer):
@@ -89,9 +92,6 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ) -> None:
-        if nesterov and (momentum <= 0 or dampening != 0):
-            received = f"nesterov with momentum={momentum}, dampening={dampening}"
-            raise refuse(received, "a momentum above 0 and no dampening", "momentum=0.9 is usual.")
         super().__init__(
             parameters,
             learning_rate=learning_rate,
