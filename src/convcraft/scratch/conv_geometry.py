@@ -57,6 +57,15 @@ class Geometry:
         return self.batch * self.out_channels * self.output_size[0] * self.output_size[1]
 
 
+KEPT_BYTES = 8 << 20  # columns of a whole batch up to this are kept for backward; ResNet-20's would take 0.8 GB
+
+
+def keeps_columns(geometry: Geometry, itemsize: int) -> bool:
+    """Whether im2col keeps its columns between forward and backward."""
+    rows, columns = geometry.output_size
+    return geometry.taps * geometry.groups * geometry.batch * rows * columns * itemsize <= KEPT_BYTES
+
+
 def geometry_of(
     input: Array,
     weight: Array,

@@ -108,7 +108,7 @@ class SavedConv:
     input: Array  # [B, C, H, W]
     weight: Array  # [O, C / G, kH, kW]
     geometry: Geometry
-    transformed: winograd.Transformed | None  # where Winograd's algorithm computed it
+    kept: Any = None  # what the algorithm keeps: Winograd's transforms, or im2col's columns where they are small
 
 
 def conv2d_forward(
@@ -141,15 +141,14 @@ def conv2d_backward(
     if grad_output.shape != (saved.geometry.batch, saved.geometry.out_channels, *saved.geometry.output_size):
         expected = [saved.geometry.batch, saved.geometry.out_channels, *saved.geometry.output_size]
         raise refuse(f"grad_output {list(grad_output.shape)}", f"the output's shape, {expected}", "Check the order.")
-    if saved.transformed is not None:
-        return winograd.backward(grad_output, saved.transformed, saved.geometry, need_input_grad)
+    if isinstance(saved.kept, winograd.Transformed):
+        return winograd.backward(grad_output, saved.kept, saved.geometry, need_input_grad)
     algorithm = IM2COL[choose(saved.geometry, saved.input.dtype)]
-    return algorithm.backward(grad_output, saved.input, saved.weight, saved.geometry, need_input_grad)
+    return algorithm.backward(grad_output, saved.input, saved.weight, saved.geometry, need_input_grad, saved.kept)
 
 
 def _compute(input: Array, weight: Array, bias: Array | None, geometry: Geometry) -> tuple[Array, SavedConv]:
-    algorithm = choose(geometry, input.dtype)
-    if algorithm == "winograd":
-        output, transformed = winograd.forward(input, weight, bias, geometry)
-        return output, SavedConv(input, weight, geometry, transformed)
-    return IM2COL[algorithm].forward(input, weight, bias, geometry), SavedConv(input, weight, geometry, None)
+    name = choose(geometry, input.dtype)
+    algorithm = winograd if name == "winograd" else IM2COL[name]
+    output, kept = algorithm.forward(input, weight, bias, geometry)
+    return output, SavedConv(input, weight, geometry, kept)

@@ -16,7 +16,7 @@ from numpy.lib.stride_tricks import as_strided
 from convcraft.scratch.checks import Array
 from convcraft.scratch.conv_algorithms.groups import each_group
 from convcraft.scratch.conv_algorithms.operations import Operations, dense_operations
-from convcraft.scratch.conv_geometry import Geometry
+from convcraft.scratch.conv_geometry import Geometry, keeps_columns
 from convcraft.scratch.parallel import images_per_chunk, over_images, sum_in_order
 
 
@@ -36,27 +36,36 @@ def workspace_bytes(geometry: Geometry, itemsize: int = 4) -> int:
 
 
 def convolve(input: Array, weight: Array, geometry: Geometry) -> Array:
-    return forward(input, weight, None, geometry)
+    return forward(input, weight, None, geometry)[0]
 
 
-def forward(input: Array, weight: Array, bias: Array | None, geometry: Geometry) -> Array:
-    """[B, C, H, W], [O, C / G, kH, kW], [O] -> [B, O, oH, oW], map by map in memory."""
+def forward(
+    input: Array, weight: Array, bias: Array | None, geometry: Geometry
+) -> tuple[Array, list[list[Array]] | None]:
+    """[B, C, H, W], [O, C / G, kH, kW], [O] -> [B, O, oH, oW], map by map in memory; and small columns, kept."""
     output = np.empty((geometry.out_channels, geometry.batch, *geometry.output_size), input.dtype)
 
-    def some(images: slice) -> None:
-        padded = _padded(input[images], geometry)
+    def some(images: slice) -> list[Array]:
+        padded, kept = _padded(input[images], geometry), []
         for inputs, outputs, group in each_group(geometry):
-            product = weight[outputs].reshape(group.out_channels, -1) @ _columns(padded[inputs], group)
+            kept.append(_columns(padded[inputs], group))  # [C kH kW, b oH oW]
+            product = weight[outputs].reshape(group.out_channels, -1) @ kept[-1]
             if bias is not None:
                 product += bias[outputs, None]
             output[outputs, images] = product.reshape(group.out_channels, -1, *geometry.output_size)
+        return kept if keeps_columns(geometry, input.itemsize) else []
 
-    over_images(some, geometry.batch, _chunk(geometry, input.itemsize))
-    return output.transpose(1, 0, 2, 3)
+    columns = over_images(some, geometry.batch, _chunk(geometry, input.itemsize))
+    return output.transpose(1, 0, 2, 3), columns if columns[0] else None
 
 
 def backward(
-    grad_output: Array, input: Array, weight: Array, geometry: Geometry, need_input_grad: bool
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    geometry: Geometry,
+    need_input_grad: bool,
+    columns: list[list[Array]] | None = None,
 ) -> tuple[Array | None, Array, Array]:
     """Gradients of input (None where not needed), weight and bias.
 
@@ -64,22 +73,23 @@ def backward(
         dL/dmatrix  = grad_output @ columns.T    (a weight's gradient: the gradients it led to times its inputs)
         dL/dcolumns = matrix.T @ grad_output     and every pixel adds up what all windows that it was in give it.
     """
+    chunk = _chunk(geometry, input.itemsize)
     padded_shape = (geometry.in_channels, geometry.batch, *geometry.padded_size)
     grad_padded = np.zeros(padded_shape, input.dtype) if need_input_grad else None
 
     def some(images: slice) -> tuple[Array, Array]:
-        padded = _padded(input[images], geometry)
+        kept = columns[images.start // chunk] if columns is not None else _built(input[images], geometry)
         grads = np.ascontiguousarray(grad_output[images].transpose(1, 0, 2, 3))  # [O, b, oH, oW]
         grad_weight = np.empty_like(weight)
-        for inputs, outputs, group in each_group(geometry):
+        for (inputs, outputs, group), own in zip(each_group(geometry), kept, strict=True):
             rows = grads[outputs].reshape(group.out_channels, -1)  # [O, b oH oW]
-            grad_weight[outputs] = (rows @ _columns(padded[inputs], group).T).reshape(weight[outputs].shape)
+            grad_weight[outputs] = (rows @ own.T).reshape(weight[outputs].shape)
             if grad_padded is not None:
                 matrix = weight[outputs].reshape(group.out_channels, -1)
                 _spread(matrix.T @ rows, grad_padded[inputs, images], group)
         return grad_weight, grads.sum(axis=(1, 2, 3))
 
-    parts = over_images(some, geometry.batch, _chunk(geometry, input.itemsize))
+    parts = over_images(some, geometry.batch, chunk)
     grad_weight, grad_bias = (sum_in_order([part[which] for part in parts]) for which in (0, 1))
     if grad_padded is None:
         return None, grad_weight, grad_bias
@@ -97,6 +107,12 @@ def _padded(input: Array, geometry: Geometry) -> Array:
     (top, left), (height, width) = geometry.before, geometry.input_size
     padded[:, :, top : top + height, left : left + width] = maps
     return padded
+
+
+def _built(input: Array, geometry: Geometry) -> list[Array]:
+    """The columns of every group."""
+    padded = _padded(input, geometry)
+    return [_columns(padded[inputs], group) for inputs, _, group in each_group(geometry)]
 
 
 def _columns(padded: Array, geometry: Geometry) -> Array:

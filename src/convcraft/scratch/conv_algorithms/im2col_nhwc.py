@@ -7,7 +7,7 @@ their product:
 
 Chellapilla, Puri, Simard 2006, "High Performance Convolutional Neural Networks for Document Processing". The matrix of
 columns repeats every pixel kH kW times, so it is built for a few images at a time, used while it is in the cache, and
-built again in backward rather than kept.
+built again in backward rather than kept (unless it is small).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from convcraft.scratch.conv_algorithms.channels_last import (
 )
 from convcraft.scratch.conv_algorithms.groups import each_group
 from convcraft.scratch.conv_algorithms.operations import Operations, dense_operations
-from convcraft.scratch.conv_geometry import Geometry
+from convcraft.scratch.conv_geometry import Geometry, keeps_columns
 from convcraft.scratch.parallel import images_per_chunk, over_images, sum_in_order
 
 FEW_CHANNELS = 8  # below, a window's row is too short to be copied at once
@@ -47,28 +47,36 @@ def workspace_bytes(geometry: Geometry, itemsize: int = 4) -> int:
 
 
 def convolve(input: Array, weight: Array, geometry: Geometry) -> Array:
-    return forward(input, weight, None, geometry)
+    return forward(input, weight, None, geometry)[0]
 
 
-def forward(input: Array, weight: Array, bias: Array | None, geometry: Geometry) -> Array:
-    """[B, C, H, W], [O, C / G, kH, kW], [O] -> [B, O, oH, oW], channels last in memory."""
+def forward(
+    input: Array, weight: Array, bias: Array | None, geometry: Geometry
+) -> tuple[Array, list[list[Array]] | None]:
+    """[B, C, H, W], [O, C / G, kH, kW], [O] -> [B, O, oH, oW], channels last in memory; and small columns, kept."""
     output = np.empty((geometry.batch, *geometry.output_size, geometry.out_channels), input.dtype)
 
-    def some(images: slice) -> None:
-        padded = padded_channels_last(input[images], geometry)
+    def some(images: slice) -> list[Array]:
+        padded, kept = padded_channels_last(input[images], geometry), []
         for inputs, outputs, group in each_group(geometry):
-            columns = _columns(padded[..., inputs], group)  # [b oH oW, kH kW C]
-            product = columns @ _matrix(weight[outputs])  # [b oH oW, O]
+            kept.append(_columns(padded[..., inputs], group))  # [b oH oW, kH kW C]
+            product = kept[-1] @ _matrix(weight[outputs])  # [b oH oW, O]
             output[images, :, :, outputs] = product.reshape(-1, *geometry.output_size, product.shape[1])
         if bias is not None:
             output[images] += bias
+        return kept if keeps_columns(geometry, input.itemsize) else []
 
-    over_images(some, geometry.batch, _chunk(geometry, input.itemsize))
-    return output.transpose(0, 3, 1, 2)
+    columns = over_images(some, geometry.batch, _chunk(geometry, input.itemsize))
+    return output.transpose(0, 3, 1, 2), columns if columns[0] else None
 
 
 def backward(
-    grad_output: Array, input: Array, weight: Array, geometry: Geometry, need_input_grad: bool
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    geometry: Geometry,
+    need_input_grad: bool,
+    columns: list[list[Array]] | None = None,
 ) -> tuple[Array | None, Array, Array]:
     """Gradients of input (None where not needed), weight and bias.
 
@@ -77,6 +85,7 @@ def backward(
         dL/dcolumns = grad_output @ matrix.T     and every pixel adds up what all windows that it was in give it.
     The second is done tap by tap: the kernel's weight (i, j) sends grad_output back to the pixels it was read from.
     """
+    chunk = _chunk(geometry, input.itemsize)
     grad_padded = (
         np.zeros((geometry.batch, *geometry.padded_size, geometry.in_channels), input.dtype)
         if need_input_grad
@@ -84,12 +93,12 @@ def backward(
     )
 
     def some(images: slice) -> tuple[Array, Array]:
-        padded = padded_channels_last(input[images], geometry)
+        kept = columns[images.start // chunk] if columns is not None else _built(input[images], geometry)
         grads = as_channels_last(grad_output[images])  # [b, oH, oW, O]
         grad_weight = np.empty_like(weight)
-        for inputs, outputs, group in each_group(geometry):
+        for (inputs, outputs, group), own in zip(each_group(geometry), kept, strict=True):
             rows = np.ascontiguousarray(grads[..., outputs]).reshape(-1, group.out_channels)  # [b oH oW, O]
-            grad_matrix = _columns(padded[..., inputs], group).T @ rows  # [kH kW C, O]
+            grad_matrix = own.T @ rows  # [kH kW C, O]
             grad_weight[outputs] = _kernels(grad_matrix, group)
             if grad_padded is None:
                 continue
@@ -97,7 +106,7 @@ def backward(
                 pixels += (rows @ weight[outputs, :, i, j]).reshape(pixels.shape)
         return grad_weight, grads.sum(axis=(0, 1, 2))
 
-    parts = over_images(some, geometry.batch, _chunk(geometry, input.itemsize))
+    parts = over_images(some, geometry.batch, chunk)
     grad_weight, grad_bias = (sum_in_order([part[which] for part in parts]) for which in (0, 1))
     return None if grad_padded is None else inner(grad_padded, geometry), grad_weight, grad_bias
 
@@ -106,6 +115,12 @@ def inner(padded: Array, geometry: Geometry) -> Array:
     """[B, pH, pW, C] -> [B, C, H, W] without the padding; a view."""
     (top, left), (rows, columns) = geometry.before, geometry.input_size
     return padded[:, top : top + rows, left : left + columns].transpose(0, 3, 1, 2)
+
+
+def _built(input: Array, geometry: Geometry) -> list[Array]:
+    """The columns of every group."""
+    padded = padded_channels_last(input, geometry)
+    return [_columns(padded[..., inputs], group) for inputs, _, group in each_group(geometry)]
 
 
 def _columns(padded: Array, geometry: Geometry) -> Array:
