@@ -25,7 +25,7 @@ from convcraft.errors import UserError
 from convcraft.models.build import build_model
 from convcraft.tasks.classification import Classification, balanced_weights
 from convcraft.training import loop
-from convcraft.training.checkpoint import CHECKPOINTS, saved_checkpoints
+from convcraft.training.checkpoint import CHECKPOINTS, load_newest, saved_checkpoints
 from convcraft.training.loop import Trainer, fit, prepare_trainer
 from convcraft.training.metrics_log import read_metrics
 from convcraft.training.random_state import seed_all
@@ -271,8 +271,8 @@ def test_exploding_loss_stops_and_names_the_batch(tmp_path: Path) -> None:
     with pytest.raises(NonFinite):
         train(tmp_path, config)
     for folder in saved_checkpoints(tmp_path / CHECKPOINTS):
-        tensors = loop.Checkpoint, loop.load_newest(tmp_path / CHECKPOINTS)[0].tensors["model"]
-        assert all(torch.isfinite(tensor).all() for tensor in tensors[1].values()), folder
+        tensors = load_newest(tmp_path / CHECKPOINTS)[0].tensors["model"]
+        assert all(torch.isfinite(tensor).all() for tensor in tensors.values()), folder
     if (tmp_path / "non_finite.json").exists():
         report = json.loads((tmp_path / "non_finite.json").read_text())
         assert report["images"]

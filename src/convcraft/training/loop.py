@@ -6,7 +6,6 @@ stopped at any moment goes on as if it had not been: the same weights and the sa
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
@@ -22,77 +20,115 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from convcraft.config import RunConfig
-from convcraft.data.augment import Augmenter
 from convcraft.data.cached_maps import CachedMaps
 from convcraft.data.image_set import ImageSet
 from convcraft.data.loader import Batch, EpochPlan, Ids, eval_batches, train_batches
-from convcraft.errors import UserError
 from convcraft.tasks.classification import Classification
 from convcraft.training import gradient_scaling, optimizer_state, random_state
-from convcraft.training.checkpoint import (
-    CHECKPOINTS,
-    Checkpoint,
-    folder_name,
-    load_newest,
-    save_checkpoint,
-    set_aside_newer,
+from convcraft.training.base_trainer import (
+    BaseTrainer,
+    as_saved,
+    common_parts,
+    find_checkpoint,
+    go_on_from,
+    report_non_finite,
 )
+from convcraft.training.checkpoint import CHECKPOINTS, Checkpoint, Tensors, folder_name, save_checkpoint
 from convcraft.training.compiled import network_for
 from convcraft.training.devices import build_fabric
 from convcraft.training.ema import WeightAverage
 from convcraft.training.hooks import TuningHooks
 from convcraft.training.interrupt import StopRequest, catch_stop_signals
-from convcraft.training.loss_signature import LossWatch
-from convcraft.training.metrics_log import MetricsLog, log_is_due
+from convcraft.training.metrics_log import log_is_due
 from convcraft.training.optim import build_optimizer
-from convcraft.training.profile import NoStopwatch, Stopwatch
+from convcraft.training.profile import Stopwatch
 from convcraft.training.progress import TrainingProgress
 from convcraft.training.schedules import factor_at
-from convcraft.training.state import Tally, TrainState
+from convcraft.training.state import Tally
 from convcraft.training.stops import Interrupted, NonFinite
 
 
-@dataclass
-class Trainer:
-    """One run's parts. Build with `prepare_trainer`, then `fit`.
+@dataclass(kw_only=True)
+class Trainer(BaseTrainer):
+    """A run that torch computes. Build with `prepare_trainer`, then `fit`.
 
     model is the plain network; network and optimizer are the same objects as Fabric wraps them, network compiled where
     the settings ask for it.
     """
 
-    run: Path
-    config: RunConfig
-    train: ImageSet | CachedMaps
-    val: ImageSet | CachedMaps | None
-    task: Classification
     fabric: Fabric
     model: nn.Module
     network: _FabricModule
     optimizer: _FabricOptimizer
     average: WeightAverage | None
-    augmenter: Augmenter
-    facts: dict[str, Any]  # what a checkpoint records about its origin: classes, data hash, versions
-    state: TrainState
-    log: MetricsLog
-    saved_name: str | None = None  # the checkpoint that holds the present state, if there is one
     hooks: TuningHooks = field(default_factory=TuningHooks)
-    loss_watch: LossWatch | None = None  # recognises losses that stay where a known mistake keeps them
     rate_factors: Mapping[str, float] = field(default_factory=dict)  # parameter name -> multiple of the run's rate
-    watch: NoStopwatch = field(default_factory=NoStopwatch)  # books the loop's time by part where that is asked for
-
-    @property
-    def steps_per_epoch(self) -> int:
-        training = self.config.training
-        return math.ceil(len(self.train) / (training.batch_size * training.accumulation_steps))
-
-    @property
-    def total_steps(self) -> int:
-        return self.steps_per_epoch * self.config.training.epochs
 
     @property
     def result_model(self) -> nn.Module:
         """The network that is validated and kept: the moving average where there is one."""
         return self.average.model if self.average is not None else self.model
+
+    def start_epoch(self) -> None:
+        self.network.train()
+        if self.hooks.before_epoch is not None:
+            self.hooks.before_epoch(self.state.epoch)
+
+    def put_learning_rate(self, learning_rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * group.get("rate_factor", 1.0)
+
+    def learn(self, batches: Iterator[Batch], passes: Sequence[Ids]) -> Tally:
+        tally = accumulate_gradients(self, batches, passes)
+        if self.hooks.before_step is not None:
+            self.hooks.before_step()
+        take_step(self.fabric, self.optimizer, self.config.training.gradient_clip_norm)
+        self.watch.lap("optimizer")
+        if self.average is not None:
+            self.average.update(self.state.step)
+            self.watch.lap("average")
+        return tally
+
+    @torch.no_grad()
+    def validate(self, images: ImageSet | CachedMaps) -> tuple[float, float]:
+        """In float32; no smoothing or class weights, so that settings can be compared."""
+        model, tally = self.result_model, Tally()
+        plain = Classification(self.task.num_classes, loss_name=self.task.loss_name)
+        was_training = model.training
+        model.eval()
+        for batch in eval_batches(images, self.config.training.eval_batch_size, self.config.data.num_workers):
+            pixels, targets = self.fabric.to_device((batch.images, batch.targets))
+            logits = model(pixels)
+            tally.add(plain.loss(logits, targets).item(), int(plain.num_correct(logits, targets)), len(targets))
+        model.train(was_training)
+        return tally.loss, tally.accuracy
+
+    def capture(self) -> tuple[dict[str, Tensors], dict[str, Any]]:
+        tensors: dict[str, Tensors] = {
+            "model": dict(self.model.state_dict()),
+            "optimizer": optimizer_state.to_tensors(self.optimizer.optimizer),
+        }
+        if self.average is not None:
+            tensors["ema"] = dict(self.average.model.state_dict())
+        return tensors, {
+            "random": random_state.capture(),
+            "gradient_scaler": gradient_scaling.state_of(self.fabric),
+        }
+
+    def restore(self, tensors: Mapping[str, Tensors], content: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(tensors["model"])  # copies in place: the memory layout stays
+        optimizer_state.load_tensors(self.optimizer.optimizer, tensors["optimizer"])
+        if self.average is not None:
+            self.average.model.load_state_dict(tensors["ema"])
+        random_state.restore(content["random"])
+        gradient_scaling.load_state(self.fabric, content.get("gradient_scaler"))
+
+    def torch_network(self) -> nn.Module:
+        return self.model.cpu()
+
+    @property
+    def placement(self) -> tuple[str, str]:
+        return self.fabric.device.type, self.fabric._precision.precision
 
 
 def prepare_trainer(
@@ -118,8 +154,8 @@ def prepare_trainer(
     Raises:
         UserError: nothing to resume from.
     """
-    facts = json.loads(json.dumps(facts))  # as a checkpoint gives them back: lists, no tuples
-    checkpoint = _find_checkpoint(run, facts, console) if resume else None
+    facts = as_saved(facts)
+    checkpoint = find_checkpoint(run, facts, console) if resume else None
     fabric = build_fabric(config.training)
     if config.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -128,34 +164,23 @@ def prepare_trainer(
     network, optimizer = fabric.setup(called, build_optimizer(config.optim, model, rate_factors))
     decay = config.training.ema_decay
     trainer = Trainer(
-        run=run,
-        config=config,
-        train=train,
-        val=val,
-        task=task,
+        **common_parts(run, config, train, val, task, facts, checkpoint),
         fabric=fabric,
         model=model,
         network=network,
         optimizer=optimizer,
         average=WeightAverage(model, decay) if decay is not None else None,
-        augmenter=Augmenter(config.augment, train.preprocess, task.num_classes, config.training.seed),
-        facts=facts,
-        state=TrainState(),
-        log=MetricsLog(run, checkpoint.state["log_bytes"] if checkpoint else 0),
         hooks=hooks or TuningHooks(),
         rate_factors=rate_factors or {},
     )
-    mixed = bool(config.augment.mixup_alpha or config.augment.cutmix_alpha)
-    class_counts = np.bincount(train.targets, minlength=task.num_classes).tolist()
-    trainer.loss_watch = LossWatch(task.num_classes, class_counts, task, trainer.steps_per_epoch, mixed=mixed)
     if checkpoint is not None:
-        _restore(trainer, checkpoint)
+        go_on_from(trainer, checkpoint)
     if profile:
         trainer.watch = Stopwatch(fabric.device, checkpoint.state.get("profile") if checkpoint else None)
     return trainer
 
 
-def fit(trainer: Trainer, console: Console) -> None:
+def fit(trainer: BaseTrainer, console: Console) -> None:
     """Train to the end of the plan.
 
     Raises:
@@ -185,7 +210,7 @@ def fit(trainer: Trainer, console: Console) -> None:
         trainer.log.close()
 
 
-def train_epoch(trainer: Trainer, bar: TrainingProgress, stop: StopRequest, clock: _Clock) -> Tally:
+def train_epoch(trainer: BaseTrainer, bar: TrainingProgress, stop: StopRequest, clock: _Clock) -> Tally:
     """The steps that are left of the running epoch; returns their tally."""
     config, state, watch = trainer.config, trainer.state, trainer.watch
     training, accumulation = config.training, config.training.accumulation_steps
@@ -193,20 +218,11 @@ def train_epoch(trainer: Trainer, bar: TrainingProgress, stop: StopRequest, cloc
     passes_left = plan.passes_from(state.step_in_epoch)
     batches = train_batches(trainer.train, trainer.augmenter, passes_left, state.epoch, config.data.num_workers)
     epoch_tally = Tally()
-    trainer.network.train()
-    if trainer.hooks.before_epoch is not None:
-        trainer.hooks.before_epoch(state.epoch)
+    trainer.start_epoch()
     watch.lap("other")
     for passes in plan.steps[state.step_in_epoch :]:
         learning_rate = set_learning_rate(trainer)
-        step_tally = accumulate_gradients(trainer, batches, passes)
-        if trainer.hooks.before_step is not None:
-            trainer.hooks.before_step()
-        take_step(trainer.fabric, trainer.optimizer, training.gradient_clip_norm)
-        watch.lap("optimizer")
-        if trainer.average is not None:
-            trainer.average.update(state.step)
-            watch.lap("average")
+        step_tally = trainer.learn(batches, passes)
         state.step += 1
         state.step_in_epoch += 1
         state.recent.merge(step_tally)
@@ -243,7 +259,7 @@ def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], passes: Seq
         loss = trainer.task.loss(logits, targets)
         tally.add(loss.item(), int(trainer.task.num_correct(logits, targets)), len(images))
         if not math.isfinite(tally.loss_sum):
-            _report_non_finite(trainer, batch, loss.item())
+            report_non_finite(trainer, batch, loss.item())
         watch.lap("forward")
         trainer.fabric.backward(loss * (len(images) / step_images))
         watch.lap("backward")
@@ -259,17 +275,16 @@ def take_step(fabric: Fabric, optimizer: _FabricOptimizer, gradient_clip_norm: f
     optimizer.zero_grad(set_to_none=True)
 
 
-def set_learning_rate(trainer: Trainer) -> float:
+def set_learning_rate(trainer: BaseTrainer) -> float:
     """The schedule's rate for the coming step, put into the optimiser."""
     schedule, state = trainer.config.schedule, trainer.state
     factor = factor_at(schedule, state.step, trainer.total_steps, trainer.steps_per_epoch) * state.plateau.factor
     learning_rate = trainer.config.optim.learning_rate * factor
-    for group in trainer.optimizer.param_groups:
-        group["lr"] = learning_rate * group.get("rate_factor", 1.0)
+    trainer.put_learning_rate(learning_rate)
     return learning_rate
 
 
-def finish_epoch(trainer: Trainer, bar: TrainingProgress, epoch_tally: Tally, clock: _Clock) -> None:
+def finish_epoch(trainer: BaseTrainer, bar: TrainingProgress, epoch_tally: Tally, clock: _Clock) -> None:
     """Validate, log, keep what is best, decide whether to go on."""
     config, state = trainer.config, trainer.state
     state.epoch += 1
@@ -279,7 +294,7 @@ def finish_epoch(trainer: Trainer, bar: TrainingProgress, epoch_tally: Tally, cl
         bar.epoch(state.epoch, epoch_tally, None, better=False)
         return
     trainer.watch.lap("other")
-    loss, accuracy = validate(trainer, trainer.val)
+    loss, accuracy = trainer.validate(trainer.val)
     trainer.watch.lap("validation")
     if not math.isfinite(loss):
         raise NonFinite(f"the validation loss is {loss} after epoch {state.epoch}")
@@ -297,23 +312,7 @@ def finish_epoch(trainer: Trainer, bar: TrainingProgress, epoch_tally: Tally, cl
         save(trainer, clock)
 
 
-@torch.no_grad()
-def validate(trainer: Trainer, images: ImageSet | CachedMaps) -> tuple[float, float]:
-    """Mean loss and accuracy in float32 with the weights that would be kept."""
-    model, tally = trainer.result_model, Tally()
-    # No smoothing or class weights: comparable over settings.
-    plain = Classification(trainer.task.num_classes, loss_name=trainer.task.loss_name)
-    was_training = model.training
-    model.eval()
-    for batch in eval_batches(images, trainer.config.training.eval_batch_size, trainer.config.data.num_workers):
-        pixels, targets = trainer.fabric.to_device((batch.images, batch.targets))
-        logits = model(pixels)
-        tally.add(plain.loss(logits, targets).item(), int(plain.num_correct(logits, targets)), len(targets))
-    model.train(was_training)
-    return tally.loss, tally.accuracy
-
-
-def log_train(trainer: Trainer, learning_rate: float) -> str | None:
+def log_train(trainer: BaseTrainer, learning_rate: float) -> str | None:
     """One train record: means since the last one; returns what the loss says of a mistake, once."""
     state = trainer.state
     told = None
@@ -333,7 +332,7 @@ def log_train(trainer: Trainer, learning_rate: float) -> str | None:
     return told
 
 
-def save(trainer: Trainer, clock: _Clock) -> None:
+def save(trainer: BaseTrainer, clock: _Clock) -> None:
     """Write a checkpoint of the present moment, once.
 
     Raises:
@@ -342,19 +341,15 @@ def save(trainer: Trainer, clock: _Clock) -> None:
     state = trainer.state
     if trainer.saved_name == folder_name(state.step, state.epoch):
         return
-    weights = dict(trainer.model.state_dict())
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+    tensors, of_engine = trainer.capture()
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors["model"].values()):
         raise NonFinite(f"weights are not finite after step {state.step}")
     trainer.watch.lap("other")
-    tensors = {"model": weights, "optimizer": optimizer_state.to_tensors(trainer.optimizer.optimizer)}
-    if trainer.average is not None:
-        tensors["ema"] = dict(trainer.average.model.state_dict())
     state.train_seconds = clock.total()
     content = {
         **state.to_dict(),
         "log_bytes": trainer.log.flush(),
-        "random": random_state.capture(),
-        "gradient_scaler": gradient_scaling.state_of(trainer.fabric),
+        **of_engine,
         "profile": trainer.watch.seconds(),
         "config": trainer.config.to_dict(),
         **trainer.facts,
@@ -364,48 +359,6 @@ def save(trainer: Trainer, clock: _Clock) -> None:
     trainer.saved_name = checkpoint.name
     clock.mark_save()
     trainer.watch.lap("checkpoints")
-
-
-def _find_checkpoint(run: Path, facts: dict[str, Any], console: Console) -> Checkpoint:
-    """The newest whole checkpoint of the run, made from the same data."""
-    checkpoint, problems = load_newest(run / CHECKPOINTS)
-    set_aside_newer(run / CHECKPOINTS, checkpoint.name)
-    for problem in problems:
-        console.print(f"passed over a damaged checkpoint: {problem}", style="yellow", highlight=False)
-    for name, value in facts.items():
-        if name != "versions" and checkpoint.state.get(name) != value:
-            fix = "Bring back the data as it was, or start a new run."
-            raise UserError(f"{name} differs from what this run was trained on", "the same data and classes", fix)
-    return checkpoint
-
-
-def _restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Put the saved tensors, position and random state back."""
-    content = checkpoint.state
-    trainer.model.load_state_dict(checkpoint.tensors["model"])  # copies in place: the memory layout stays
-    optimizer_state.load_tensors(trainer.optimizer.optimizer, checkpoint.tensors["optimizer"])
-    if trainer.average is not None:
-        trainer.average.model.load_state_dict(checkpoint.tensors["ema"])
-    trainer.state = TrainState.from_dict({name: content[name] for name in TrainState.__dataclass_fields__})
-    random_state.restore(content["random"])
-    gradient_scaling.load_state(trainer.fabric, content.get("gradient_scaler"))
-    trainer.saved_name = checkpoint.name
-
-
-def _report_non_finite(trainer: Trainer, batch: Batch, loss: float) -> None:
-    """Name the batch that blew up and stop; nothing of it reaches the weights or a checkpoint."""
-    state = trainer.state
-    report = {
-        "loss": str(loss),
-        "step": state.step,
-        "epoch": state.epoch,
-        "ids": batch.ids.tolist(),
-        "images": [trainer.train.samples[index].source for index in batch.ids],
-    }
-    report_file = trainer.run / "non_finite.json"
-    report_file.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-    trainer.log.flush()
-    raise NonFinite(f"the loss is {loss} at step {state.step} (epoch {state.epoch + 1}); {report_file} names the batch")
 
 
 class _Clock:

@@ -30,6 +30,7 @@ from convcraft.models.output_check import refuse_probabilities
 from convcraft.models.pretrained import find_card
 from convcraft.models.weights import load_weights
 from convcraft.tasks.classification import Classification, balanced_weights
+from convcraft.training.base_trainer import BaseTrainer
 from convcraft.training.checkpoint import CHECKPOINTS, saved_checkpoints
 from convcraft.training.freeze import freeze
 from convcraft.training.loop import Trainer, fit, prepare_trainer
@@ -262,12 +263,12 @@ def _start_from(model: nn.Module, path: Path, classes: tuple[str, ...], console:
         console.print("its classifier was made for other classes and starts afresh", highlight=False, markup=False)
 
 
-def _finish(run: Path, trainer: Trainer, data: TrainingData, started: float) -> TrainResult:
+def _finish(run: Path, trainer: BaseTrainer, data: TrainingData, started: float) -> TrainResult:
     """Take the result's weights, judge them on validation, write summary and report."""
     description = read_run(run)
     weights = load_result(description)
-    trainer.model.load_state_dict(weights.tensors)
-    model = trainer.model.cpu()
+    model = trainer.torch_network()
+    model.load_state_dict(weights.tensors)
     summary = _summarise(trainer, weights, num_parameters(model))
     booked = trainer.watch.seconds()
     if booked:
@@ -292,7 +293,7 @@ def _final_figures(result: TrainResult) -> dict[str, float]:
     return figures
 
 
-def _summarise(trainer: Trainer, weights: ResultWeights, parameters: int) -> dict[str, Any]:
+def _summarise(trainer: BaseTrainer, weights: ResultWeights, parameters: int) -> dict[str, Any]:
     state = trainer.state
     return {
         "epochs": state.epoch,
@@ -302,7 +303,8 @@ def _summarise(trainer: Trainer, weights: ResultWeights, parameters: int) -> dic
         "checkpoint": weights.checkpoint,
         "weights_file": weights.file,
         "weights_sha256": weights.sha256,
-        **machine_facts(trainer.fabric.device.type, trainer.fabric._precision.precision),
+        **machine_facts(*trainer.placement),
+        **trainer.own_facts(),
     }
 
 
