@@ -54,7 +54,7 @@ def test_the_example_is_right_and_says_so(capsys: pytest.CaptureFixture[str]) ->
         (".sum(axis=0)", ".mean(axis=0)", "3 times too small, the number of images"),
         (".sum(axis=0)", "[0]", "Only the first image counts"),
         ("self.weight.grad += ", "self.weight.grad[...] = ", "overwrites the gradient of weight"),
-        ("(gate + self.input * gate * (1 - gate))", "gate", "no simple pattern"),
+        ("(gate + self.input * gate * (1 - gate))", "gate", "As if the layer multiplied by a constant"),
         ("return grad_output * self.weight.data", "return grad_output", "derivative is missing"),
     ],
 )

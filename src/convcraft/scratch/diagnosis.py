@@ -26,6 +26,7 @@ class Evidence:
     grad_output: Array
     per_image: list[Array] | None = None  # a parameter's gradient from the first and from the last image alone
     earlier: Callable[[], Array] | None = None  # the gradient at the input of the forward before
+    diagonal: Callable[[], Array] | None = None  # the input gradient if output i depended on input i alone
 
 
 def diagnose(got: Array, expected: Array, wrong: Array, evidence: Evidence) -> str:
@@ -66,6 +67,11 @@ def _ideas(expected: Array, evidence: Evidence) -> Iterator[tuple[str, Array]]:
             yield f"One factor too many: {name}.", expected * factor
             with np.errstate(divide="ignore", invalid="ignore"):
                 yield f"One factor too few: {name}.", np.where(factor == 0, 0, expected / factor)
+    if evidence.diagonal is not None and evidence.output.shape == expected.shape:
+        yield "Only the own input of each output counts, but every output depends on several.", evidence.diagonal()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            constant = np.where(evidence.input == 0, 0, evidence.grad_output * evidence.output / evidence.input)
+        yield "As if the layer multiplied by a constant: that its factor depends on the input is missing.", constant
     if evidence.earlier is not None:
         yield (
             "It belongs to the earlier forward: what backward needs must be saved in every forward.",
@@ -79,8 +85,10 @@ def _ideas(expected: Array, evidence: Evidence) -> Iterator[tuple[str, Array]]:
     for shift in product((-1, 0, 1), repeat=len(spatial)):
         if any(shift):
             yield f"Moved by {list(shift)} pixels: padding is cut off at the wrong side.", _moved(expected, shift)
-    if expected.size > 1:
-        yield "The numbers are right, but in another order: a reshape where a transpose is needed.", _resorted(expected)
+    for axis in range(expected.ndim):
+        if expected.shape[axis] > 1:
+            for by in (1, -1):
+                yield f"Moved by {by} along axis {axis}.", np.roll(expected, by, axis)
 
 
 def _moved(array: Array, shift: tuple[int, ...]) -> Array:
@@ -93,11 +101,6 @@ def _moved(array: Array, shift: tuple[int, ...]) -> Array:
             edge[axis] = 0 if by > 0 else -1
             moved[tuple(edge)] = 0
     return moved
-
-
-def _resorted(expected: Array) -> Array:
-    """The numbers of `expected` transposed and read row by row."""
-    return expected.T.reshape(expected.shape)
 
 
 def _factor(got: Array, candidate: Array) -> float | None:
@@ -143,6 +146,9 @@ def _where(got: Array, expected: Array, wrong: Array, evidence: Evidence) -> str
         shared = _shared_term(error, evidence.input)
         if shared is not None:
             return shared
+    found = _of_error(got, expected, error, wrong, evidence)
+    if found is not None:
+        return found
     middle = wrong[:, :, 1:-1, 1:-1] if expected.ndim == 4 else wrong
     if expected.ndim == 4 and middle.size >= wrong.size // 8 and not middle.any():
         return "Only at the border of the maps: padding is treated wrongly."
@@ -162,6 +168,28 @@ def _where(got: Array, expected: Array, wrong: Array, evidence: Evidence) -> str
         return "Only where the input is positive (or 0): that branch is wrong."
     share = float(np.mean(wrong))
     return f"{share:.0%} of the numbers are off, by up to {np.abs(error).max():.3g}; no simple pattern was found."
+
+
+def _of_error(got: Array, expected: Array, error: Array, wrong: Array, evidence: Evidence) -> str | None:
+    """What the error itself looks like."""
+    scale = float(np.abs(expected).max())
+    if evidence.grad_output.shape == error.shape:
+        factor = _factor(error, evidence.grad_output)
+        if factor is not None:
+            what = "is missing" if factor < 0 else "is too many"
+            return f"Off by {abs(factor):.6g} times grad_output: a way that the gradient takes (a shortcut?) {what}."
+    at_wrong = error[wrong]
+    if at_wrong.size > 1 and np.ptp(at_wrong) <= CLOSE * scale:
+        off, images = float(at_wrong[0]), len(evidence.input)
+        share = " (1 / number of images)" if abs(abs(off) - 1 / images) < CLOSE else ""
+        return f"All {at_wrong.size} wrong numbers are off by {off:.6g}{share}: a constant is forgotten there."
+    if np.abs(np.sort(got, axis=None) - np.sort(expected, axis=None)).max() <= CLOSE * scale:
+        return "The numbers are right, but in another order: a reshape where a transpose is needed, or the reverse."
+    if expected.ndim == 4:
+        sums = (got - expected).sum(axis=(2, 3))
+        if np.abs(sums).max() <= CLOSE * scale:
+            return "The sum over every map is right, but it goes to the wrong pixels."
+    return None
 
 
 def _shared_term(error: Array, input: Array) -> str | None:

@@ -134,7 +134,13 @@ def check_gradients(layer: Module, input: Array, seed: int = 0) -> GradientRepor
         return float((repeat(input) * weights)[image].sum())
 
     if needs_input:
-        evidence = Evidence(input, output, weights, earlier=lambda: numeric_gradient(earlier_loss, earlier))
+        evidence = Evidence(
+            input,
+            output,
+            weights,
+            earlier=partial(numeric_gradient, earlier_loss, earlier),
+            diagonal=lambda: _diagonal(repeat, input) * weights,
+        )
         report.checks.append(_compare("input", grad_input, loss, input, evidence))
     for name, parameter in layer.named_parameters():
         per_image = _per_image(loss_of, parameter.data, len(output)) if output.ndim > 1 else None
@@ -181,6 +187,19 @@ def _differences(function: Callable[[], float], array: Array, step: float) -> tu
         turn = abs((above - here) - (here - below)) / step  # by how much the slopes to both sides differ
         kinks[index] = turn > KINK * max(1.0, abs(float(gradient[index])))
     return gradient, kinks
+
+
+def _diagonal(function: Callable[[Array], Array], input: Array) -> Array:
+    """d(output i) / d(input i) for every i, where both have one shape."""
+    diagonal = np.zeros(input.shape)
+    for index in np.ndindex(*input.shape):
+        before = input[index]
+        input[index] = before + STEP
+        above = function(input)[index]
+        input[index] = before - STEP
+        diagonal[index] = (above - function(input)[index]) / (2 * STEP)
+        input[index] = before
+    return diagonal
 
 
 def _per_image(loss_of: Callable[[int], float], array: Array, num_images: int) -> list[Array]:
