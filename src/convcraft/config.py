@@ -30,6 +30,7 @@ SCHEDULES = ("constant", "step", "cosine", "one_cycle", "plateau")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 COMPILE_CHOICES = ("off", "auto", "on")
 ON_OR_OFF = {"training.compile"}  # settings whose words on and off YAML 1.1 reads as truth values
+ENGINES = ("torch", "numpy")
 LOSSES = ("cross_entropy", "bce", "mse", "nll")
 CLASS_WEIGHTS = ("none", "balanced")
 FLIP_MODES = ("random", "alternate")
@@ -303,8 +304,10 @@ class TrainingConfig:
     eval_batch_size: int = 512
     seed: int = 0
     device: str = "auto"
+    engine: str = "torch"  # what computes; numpy: convcraft.scratch, on the CPU in float32
 
     def __post_init__(self) -> None:
+        _check_choice("training.engine", self.engine, ENGINES)
         _check(self.epochs >= 0, "training.epochs", self.epochs, "a whole number of at least 0")
         for name in ("batch_size", "accumulation_steps", "keep_checkpoints", "log_every_steps"):
             _check(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "a whole number of at least 1")

@@ -86,7 +86,7 @@ def _run(given: list[str]) -> int:
     try:
         code: int = app(given, prog_name="convcraft", standalone_mode=False) or 0
         if code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C where no training loop answers it
-            resumable = given[:1] in (["train"], ["finetune"])
+            resumable = given[:1] in (["train"], ["finetune"]) or given[:2] == ["scratch", "train"]
             what = "What was saved stays; --resume goes on." if resumable else "This command saved nothing of its own."
             print(f"Stopped. {what}", file=sys.stderr)
         return code

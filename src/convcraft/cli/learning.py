@@ -25,7 +25,7 @@ from convcraft.cli.options import (
     TestSplit,
     no_data,
 )
-from convcraft.cli.printing import print_json, print_profile, print_report, print_summary
+from convcraft.cli.printing import print_json, print_profile, print_report, print_summary, print_trained
 from convcraft.errors import UserError
 
 
@@ -180,26 +180,7 @@ def train(
     result = run_train(chosen, run, resume=resume, profile=profile, console=make_console(quiet))
     if profile:
         print_profile(result.summary["profile"], quiet)
-    if result.report is not None:
-        print_report(result.report, f"{result.report.num_images} validation images")
-    print(f"trained in   {result.train_seconds:.1f} s, whole command {result.seconds:.1f} s")
-    print(f"run          {run}")
-    print(f"next         convcraft evaluate {run}")
-    if json_:
-        figures = {} if result.report is None else result.report.to_dict()
-        print_json(
-            {
-                "accuracy": None,
-                "interval": None,
-                "per_class": None,
-                **figures,
-                "run": str(run),
-                "seconds": result.seconds,
-                "train_seconds": result.train_seconds,
-                "weights_sha256": result.summary["weights_sha256"],
-                **({"profile": result.summary["profile"]} if profile else {}),
-            }
-        )
+    print_trained(result, json_, profile)
 
 
 def finetune(

@@ -31,6 +31,30 @@ def print_report(report: Any, measured_on: str) -> None:
     )
 
 
+def print_trained(result: Any, as_json: bool, profile: bool) -> None:
+    """What a training came to: figures of validation, times, what to do next."""
+    if result.report is not None:
+        print_report(result.report, f"{result.report.num_images} validation images")
+    print(f"trained in   {result.train_seconds:.1f} s, whole command {result.seconds:.1f} s")
+    print(f"run          {result.run}")
+    print(f"next         convcraft evaluate {result.run}")
+    if as_json:
+        figures = {} if result.report is None else result.report.to_dict()
+        print_json(
+            {
+                "accuracy": None,
+                "interval": None,
+                "per_class": None,
+                **figures,
+                "run": str(result.run),
+                "seconds": result.seconds,
+                "train_seconds": result.train_seconds,
+                "weights_sha256": result.summary["weights_sha256"],
+                **({"profile": result.summary["profile"]} if profile else {}),
+            }
+        )
+
+
 def print_classes(report: Any, quiet: bool) -> None:
     """The per-class table, on standard error."""
     from rich.table import Table

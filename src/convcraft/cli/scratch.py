@@ -7,8 +7,20 @@ from typing import Annotated
 
 import typer
 
-from convcraft.cli.options import EXIT_CHECK_FAILED, Debug, Json, Quiet
-from convcraft.cli.printing import print_json
+from convcraft.cli.options import (
+    EXIT_CHECK_FAILED,
+    DataDir,
+    Debug,
+    Json,
+    LabelsPerClass,
+    Quiet,
+    Seed,
+    Set,
+    TestSplit,
+    no_data,
+)
+from convcraft.cli.printing import print_json, print_profile, print_trained
+from convcraft.errors import UserError
 
 scratch_app = typer.Typer(help="Networks in NumPy alone, to learn from: check a layer of your own, train, trace.")
 
@@ -41,3 +53,74 @@ def check(
         print_json({"passed": not wrong, "checked": [{"name": each.name, **each.to_dict()} for each in checked]})
     if wrong:
         raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+@scratch_app.command("train")
+def scratch_train(
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="DATA", help="A folder, CSV, Parquet or IDX files, hub:OWNER/NAME, or a named set."),
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="See `convcraft recipes`; default scratch-lenet5.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A config.yaml, such as another run's.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="lenet5, seed_cnn, keras_cnn, resnet20_cifar, alexnet, vgg11, resnet18 ...")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="A .safetensors file with starting weights.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME, NAME-2 ...")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it was stopped.")] = False,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the train images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Height and width in pixels that images are brought to.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Chunks of images worked on at a time; default: all cores.")
+    ] = None,
+    test_split: TestSplit = None,
+    labels_per_class: LabelsPerClass = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Say at the end where the time went.")] = False,
+    data_dir: DataDir = None,
+    set_: Set = None,
+    seed: Seed = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a network in NumPy; the run folder is that of `convcraft train`, and evaluate, predict and report take it.
+
+    Settings that the NumPy engine does not have are refused. Examples: convcraft scratch train mnist --out runs/scratch
+    convcraft scratch train digits --model seed_cnn --epochs 5
+    """
+    from convcraft.workflows.choose_config import choose_config, new_run_folder
+    from convcraft.workflows.console import make_console
+    from convcraft.workflows.train import train as run_train
+
+    if data is None and recipe is None and config is None and not resume:
+        raise no_data("what to train on")
+    if resume and out is None:
+        raise UserError("--resume without --out", "the folder of the run to go on with", "Add --out RUN.")
+    if data is not None and recipe is None and config is None:
+        recipe = "scratch-lenet5"
+    chosen = choose_config(
+        data,
+        recipe,
+        config,
+        data_settings={"data_dir": data_dir, "test_split": test_split, "labels_per_class": labels_per_class},
+        preprocess_settings={"image_size": None if image_size is None else (image_size, image_size)},
+        model_settings={"name": model, "weights": weights},
+        optim_settings={"learning_rate": learning_rate},
+        training_settings={
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "seed": seed,
+            "engine": None if data is None and recipe is None and config is None else "numpy",
+        },
+        assignments=set_ or (),
+    )
+    run = out or new_run_folder(chosen)
+    result = run_train(chosen, run, resume=resume, profile=profile, threads=threads, console=make_console(quiet))
+    if profile:
+        print_profile(result.summary["profile"], quiet)
+    print_trained(result, json_, profile)

@@ -79,6 +79,9 @@ def _check(config: RunConfig) -> None:
     if config.finetune.method == "none":
         fix = "Set finetune.method, or use --method."
         raise UserError("finetune.method none", "a method of fine-tuning, such as auto", fix)
+    if config.training.engine != "torch":
+        fix = "Leave training.engine as torch; NumPy trains alone: convcraft scratch train."
+        raise UserError(f"training.engine {config.training.engine} in fine-tuning", "torch", fix)
     if config.training.loss not in LOSSES:
         fix = "Leave training.loss as cross_entropy."
         raise UserError(f"training.loss {config.training.loss} in fine-tuning", " or ".join(LOSSES), fix)

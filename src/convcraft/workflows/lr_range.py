@@ -12,6 +12,7 @@ from convcraft.config import RunConfig
 from convcraft.data.dataset import prepare_training_data
 from convcraft.errors import UserError
 from convcraft.report.lr_range_plot import lr_range_plot
+from convcraft.training.loop import Trainer
 from convcraft.training.lr_range import LrRange, lr_range
 from convcraft.training.run_folder import write_json
 from convcraft.workflows.console import data_progress
@@ -39,11 +40,15 @@ def find_learning_rate(config: RunConfig, out: Path, *, console: Console) -> LrR
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty", "a new or empty folder", "Choose another --out.")
+    if config.training.engine != "torch":
+        fix = "Leave --lr-range out, or set training.engine to torch."
+        raise UserError(f"a range test with training.engine {config.training.engine}", "torch", fix)
     config = with_card(config)
     with data_progress(console) as progress:
         data = prepare_training_data(config.data, config.preprocess, progress)
     with TemporaryDirectory() as scratch:  # a trainer wants a folder for its log; nothing is kept of it
         trainer = build_trainer(Path(scratch), config, data, resume=False, console=console)
+        assert isinstance(trainer, Trainer)  # torch's
         try:
             with data_progress(console) as progress:
                 curve = lr_range(trainer, progress=lambda done, total: progress(done, total, "range test"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +34,7 @@ from convcraft.tasks.classification import Classification, balanced_weights
 from convcraft.training.base_trainer import BaseTrainer
 from convcraft.training.checkpoint import CHECKPOINTS, saved_checkpoints
 from convcraft.training.freeze import freeze
-from convcraft.training.loop import Trainer, fit, prepare_trainer
+from convcraft.training.loop import fit, prepare_trainer
 from convcraft.training.profile import Profile
 from convcraft.training.random_state import seed_all
 from convcraft.training.run_folder import (
@@ -55,6 +56,7 @@ from convcraft.workflows.doctor import automatic
 from convcraft.workflows.draw_run import draw_run
 from convcraft.workflows.evaluate import predict_images
 from convcraft.workflows.load_model import build_network
+from convcraft.workflows.scratch.trainer import check_numpy, numpy_threads, prepare_numpy_trainer
 
 LEFT_BY_A_FAILED_START = {"run.lock", "metrics.jsonl", "tensorboard", "wandb", "mlflow", IDS}
 
@@ -71,13 +73,20 @@ class TrainResult:
 
 
 def train(
-    config: RunConfig, run: Path, *, resume: bool = False, profile: bool = False, console: Console
+    config: RunConfig,
+    run: Path,
+    *,
+    resume: bool = False,
+    profile: bool = False,
+    threads: int | None = None,
+    console: Console,
 ) -> TrainResult:
     """Train a network as configured, into a run folder.
 
     With resume, a run that was stopped at any moment goes on to the same weights and log (bit for bit on the CPU); the
     folder's own config.yaml counts, and `config` may only repeat it. With profile, the summary says where the time
-    went; the result is the same.
+    went; the result is the same. threads is for training.engine numpy: how many chunks of images it works on at a
+    time; None: as many as torch would have threads.
 
     Raises:
         UserError: data, settings or folder that cannot be used.
@@ -87,8 +96,11 @@ def train(
     started = time.monotonic()
     config = settle_config(with_card(whole_paths(config)), run, resume)
     check_trackers(config.training.trackers)
+    in_numpy = config.training.engine == "numpy"
+    if in_numpy:
+        check_numpy(config)
     run.mkdir(parents=True, exist_ok=True)
-    with exclusive(run):
+    with exclusive(run), numpy_threads(threads or torch.get_num_threads()) if in_numpy else nullcontext():
         going_on = resume and bool(saved_checkpoints(run / CHECKPOINTS))
         recorded = recorded_start(run) if going_on else None
         with data_progress(console) as progress:
@@ -178,7 +190,11 @@ def announce(data: TrainingData, config: RunConfig, console: Console) -> None:
     for finding in dict.fromkeys([*data.findings, *automatic(config, data)]):
         if finding.severity != "info":
             console.print(f"{finding.severity}: {finding.message} {finding.fix}", highlight=False, markup=False)
-    console.print(f"network {config.model.name}, recipe {config.recipe or 'none'}", highlight=False, markup=False)
+    console.print(
+        f"network {config.model.name}, recipe {config.recipe or 'none'}, {config.training.engine}",
+        highlight=False,
+        markup=False,
+    )
 
 
 def describe_run(run: Path, config: RunConfig, data: TrainingData) -> None:
@@ -192,7 +208,7 @@ def describe_run(run: Path, config: RunConfig, data: TrainingData) -> None:
 
 def build_trainer(
     run: Path, config: RunConfig, data: TrainingData, *, resume: bool, console: Console, profile: bool = False
-) -> Trainer:
+) -> BaseTrainer:
     """Network, loss and loop for the data, with weights and random state as the settings want them."""
     training = config.training
     seed_all(training.seed)
@@ -217,7 +233,8 @@ def build_trainer(
         "preprocess": data.preprocess.as_dict(),
         "versions": library_versions(),
     }
-    return prepare_trainer(
+    prepare: Callable[..., BaseTrainer] = prepare_numpy_trainer if training.engine == "numpy" else prepare_trainer
+    return prepare(
         run,
         config,
         data.train,
