@@ -49,6 +49,16 @@ def test_convolution_by_differences(settings: dict[str, Any], shape: tuple[int, 
     assert_differences(layers.Conv2d(**settings), shape)
 
 
+@pytest.mark.parametrize("channels", [1, 4, 16])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_convolution_of_no_images(channels: int, dtype: Any) -> None:
+    layer = layers.Conv2d(channels, 16, 3, padding=1).astype(dtype)
+    output = layer(np.zeros((0, channels, 9, 8), dtype))
+    assert output.shape == (0, 16, 9, 8)
+    assert layer.backward(output).shape == (0, channels, 9, 8)
+    assert all(parameter.grad.dtype == dtype and not parameter.grad.any() for parameter in layer.parameters())
+
+
 def test_the_first_layer_may_leave_out_its_input_gradient() -> None:
     with_it, without = layers.Conv2d(2, 3, 3), layers.Conv2d(2, 3, 3)
     without.load_state_dict(with_it.state_dict())

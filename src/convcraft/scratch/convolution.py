@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from convcraft.scratch.checks import Array, Pair, refuse
+from convcraft.scratch.checks import Array, Pair, check_floating, refuse
 from convcraft.scratch.conv_algorithms import im2col_nchw, im2col_nhwc, winograd
 from convcraft.scratch.conv_algorithms.choose import choose
 from convcraft.scratch.conv_geometry import Geometry, geometry_of
@@ -70,6 +70,7 @@ def conv1d(
     groups: int = 1,
 ) -> Array:
     """[B, C, W] or [C, W], [O, C / groups, kW] -> [B, O, oW] or [O, oW]: a 2-D convolution of one row."""
+    check_floating(input=input, weight=weight, bias=bias)
     if input.ndim not in (2, 3) or weight.ndim != 3:
         received = f"input {list(input.shape)} and weight {list(weight.shape)}"
         raise refuse(received, "input [B, C, W] or [C, W] and weight [O, C / groups, kW]", "Add or drop axes.")

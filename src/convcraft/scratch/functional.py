@@ -21,7 +21,6 @@ from convcraft.scratch.losses import (
     cross_entropy,
     mse_loss,
     nll_loss,
-    one_hot,
 )
 from convcraft.scratch.normalisation import batch_norm, local_response_norm
 from convcraft.scratch.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
@@ -100,6 +99,19 @@ def pad(input: Array, pad: tuple[int, ...], mode: str = "constant", value: float
         raise refuse(f"pad={pad}", expected, "(1, 1, 1, 1) pads columns and rows by one; slice to crop.")
     pairs = [(0, 0)] * (input.ndim - len(pad) // 2) + [(pad[i], pad[i + 1]) for i in range(len(pad) - 2, -1, -2)]
     return np.pad(input, pairs, constant_values=0.0 if value is None else value)
+
+
+def one_hot(tensor: Array, num_classes: int = -1) -> Array:
+    """Class numbers [...] -> int64 [..., num_classes] with a single 1; -1: as many as the largest number asks for."""
+    if not np.issubdtype(tensor.dtype, np.integer):
+        raise refuse(f"tensor is {tensor.dtype}", "integers (class numbers)", "Convert them with astype.")
+    if tensor.size == 0 and num_classes <= 0:
+        raise refuse("no class numbers and no num_classes", "one of them", "Pass num_classes.")
+    count = int(tensor.max()) + 1 if num_classes == -1 else num_classes
+    if count < 1 or (tensor.size and (tensor.min() < 0 or tensor.max() >= count)):
+        received = f"class numbers {tensor.min()} to {tensor.max()} with num_classes={num_classes}"
+        raise refuse(received, "0 to num_classes - 1", "Pass a larger num_classes, or check the labels.")
+    return np.eye(count, dtype=np.int64)[tensor]
 
 
 def _refuse_inplace(inplace: bool) -> None:

@@ -68,7 +68,8 @@ def over_images(
     """
     threads = 1 if _pool is None else _pool._max_workers
     size = images_per_chunk or max(1, -(-num_images // threads))
-    chunks = [slice(start, min(start + size, num_images)) for start in range(0, num_images, size)]
+    starts = range(0, max(1, num_images), size)  # no images are one empty chunk, whose results have their shapes
+    chunks = [slice(start, min(start + size, num_images)) for start in starts]
     if _pool is None or len(chunks) == 1:
         return [function(chunk) for chunk in chunks]
     return list(_pool.map(function, chunks))

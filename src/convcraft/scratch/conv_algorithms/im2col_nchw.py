@@ -130,7 +130,7 @@ def _columns(padded: Array, geometry: Geometry) -> Array:
 
 def _spread(grad_columns: Array, grad_padded: Array, geometry: Geometry) -> None:
     """The transpose of `_columns`: [C kH kW, b oH oW] is added to the pixels [C, b, pH, pW] it was read from."""
-    taps = grad_columns.reshape(-1, *geometry.kernel, grad_padded.shape[1], *geometry.output_size)
+    taps = grad_columns.reshape(len(grad_padded), *geometry.kernel, grad_padded.shape[1], *geometry.output_size)
     (rows, columns), (down, right) = geometry.output_size, geometry.stride
     for i in range(geometry.kernel[0]):
         for j in range(geometry.kernel[1]):
