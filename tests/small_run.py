@@ -17,6 +17,7 @@ from convcraft.data.sample import Sample
 from convcraft.models.build import build_model
 from convcraft.tasks.classification import Classification
 from convcraft.training import loop
+from convcraft.training.freeze import freeze
 from convcraft.training.loop import Trainer, prepare_trainer
 from convcraft.training.random_state import seed_all
 
@@ -58,12 +59,18 @@ BASE = RunConfig().changed(
 
 
 def trainer_for(
-    run: Path, config: RunConfig, *, resume: bool = False, train: ImageSet = TRAIN, profile: bool = False
+    run: Path,
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    train: ImageSet = TRAIN,
+    profile: bool = False,
 ) -> Trainer:
     """A fresh trainer, or one that goes on, as `convcraft train` would make it."""
     run.mkdir(exist_ok=True, parents=True)
     seed_all(config.training.seed)
     model = build_model(config.model, num_classes=3, in_channels=1, image_size=(8, 8))
+    freeze(model, config.model.freeze)
     task = Classification(3, config.training.label_smoothing)
     facts = {"classes": ("v", "h", "b")}
     return prepare_trainer(run, config, train, VAL, task, model, facts, resume=resume, console=QUIET, profile=profile)
