@@ -30,6 +30,7 @@ def leaky_relu(input: Array, negative_slope: float = 0.01) -> Array:
 
 
 def leaky_relu_backward(grad_output: Array, input: Array, negative_slope: float = 0.01) -> Array:
+    """The slope is 1 where the input is positive, else negative_slope (at 0, too, as in torch)."""
     return np.where(input > 0, grad_output, grad_output.dtype.type(negative_slope) * grad_output)
 
 
@@ -45,6 +46,7 @@ def sigmoid_backward(grad_output: Array, output: Array) -> Array:
 
 
 def tanh(input: Array) -> Array:
+    """(exp(x) - exp(-x)) / (exp(x) + exp(-x)), between -1 and 1."""
     check_floating(input=input)
     return np.tanh(input)
 
@@ -87,6 +89,7 @@ def log_softmax_backward(grad_output: Array, output: Array, dim: int) -> Array:
 
 
 def check_dim(input: Array, dim: int) -> None:
+    """`dim` must be an axis of `input`."""
     if not -input.ndim <= dim < input.ndim:
         expected = f"an axis from {-input.ndim} to {input.ndim - 1}"
         raise refuse(f"dim={dim} for an input of shape {list(input.shape)}", expected, "Classes are axis 1 of [B, K].")
