@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
 import pytest
 import torch
-from PIL import Image
-from safetensors.numpy import load_file
+from scratch_cifar import WEIGHTS, cifar_images, trained_resnet20
 from scratch_parity import (
     LOGITS,
     NETWORK_GRADIENT,
@@ -45,7 +42,6 @@ from convcraft.scratch.networks.seed_cnn import SeedCNN
 from convcraft.scratch.networks.vgg import VGG11
 
 Pair = Callable[[], tuple[Module, nn.Module]]
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the published CIFAR weights
 
 SMALL: dict[str, tuple[Pair, tuple[int, ...]]] = {
     "lenet5": (lambda: (LeNet5(), TorchLeNet5()), (4, 1, 28, 28)),
@@ -163,30 +159,15 @@ def test_small_networks_in_float32_are_as_exact_as_torch(name: str) -> None:
     assert_as_exact_as_torch(*pair(), shape)
 
 
-def trained(data_dir: Path) -> tuple[ResNetCifar, TorchResNetCifar]:
-    """Both networks with the published weights, in evaluation mode."""
-    file = data_dir / "weights" / "resnet20_cifar10.safetensors"
-    if not file.exists():
-        pytest.skip("no resnet20_cifar10.safetensors")
-    state = load_file(file)
-    network, twin = ResNetCifar(), TorchResNetCifar()
-    network.load_state_dict(state)
-    twin.load_state_dict({name: torch.tensor(array) for name, array in state.items()}, strict=False)
-    network.eval()
-    twin.eval()
-    return network, twin
+@pytest.fixture
+def trained(data_dir: Path) -> tuple[Module, nn.Module]:
+    if not (data_dir / WEIGHTS).exists():
+        pytest.skip(f"no {WEIGHTS}")
+    return trained_resnet20(data_dir)
 
 
-def cifar_images(data_dir: Path, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Normalised float32 [number, 3, 32, 32] and labels, the first of the test file."""
-    rows = pyarrow.parquet.read_table(data_dir / "cifar10" / "test.parquet").slice(0, number).to_pylist()
-    pixels = np.stack([np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))) for row in rows])
-    images = (pixels.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), np.array([row["label"] for row in rows])
-
-
-def test_trained_resnet20_in_float32(data_dir: Path) -> None:
-    network, twin = trained(data_dir)
+def test_trained_resnet20_in_float32(data_dir: Path, trained: tuple[Module, nn.Module]) -> None:
+    network, twin = trained
     images, labels = cifar_images(data_dir, 200)
     logits = network(images)
     with torch.no_grad():
@@ -197,8 +178,8 @@ def test_trained_resnet20_in_float32(data_dir: Path) -> None:
     assert 0.7 < np.mean(logits.argmax(1) == labels) < 0.92  # 81 % of these JPEG files
 
 
-def test_trained_resnet20_in_float64_both_modes(data_dir: Path) -> None:
-    network, twin = trained(data_dir)
+def test_trained_resnet20_in_float64_both_modes(data_dir: Path, trained: tuple[Module, nn.Module]) -> None:
+    network, twin = trained
     take_over(network, twin)
     images, labels = cifar_images(data_dir, 8)
     for training in (False, True):
@@ -210,11 +191,13 @@ def test_trained_resnet20_in_float64_both_modes(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_trained_resnet20_gradients_in_float32(data_dir: Path, training: bool) -> None:
+def test_trained_resnet20_gradients_in_float32(
+    data_dir: Path, trained: tuple[Module, nn.Module], training: bool
+) -> None:
     """All gradients as one vector. Single numbers say little: where a ReLU's input is within rounding of 0, its
     gradient passes or not by luck, and torch's own float32 is off by up to a thousandth of a tensor's largest number.
     """
-    network, twin = trained(data_dir)
+    network, twin = trained
     images, labels = cifar_images(data_dir, 32)
     network.train(training)
     exact = twin.double().train(training)
