@@ -48,6 +48,8 @@ class FinetuneResult:
         nothing could be held back.
     judged_on: what the report's images are, in words.
     chosen: name of the candidate that was taken.
+    seconds: of all; fitted_seconds: from the start until the chosen network was fitted, without learning curve, proof
+        and report; train_seconds: of the fits alone.
     """
 
     run: Path
@@ -59,6 +61,7 @@ class FinetuneResult:
     freeze_passed: bool
     summary: dict[str, Any]
     seconds: float
+    fitted_seconds: float
     train_seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,6 +71,7 @@ class FinetuneResult:
             **(figures if self.report is None else self.report.to_dict()),
             "run": str(self.run),
             "seconds": self.seconds,
+            "fitted_seconds": self.fitted_seconds,
             "train_seconds": self.train_seconds,
             "chosen": self.chosen,
             "trials": [dataclasses.asdict(trial) for trial in self.trials],
@@ -93,10 +97,11 @@ class _Choice:
 def deliver(tuning: Tuning, attempts: Sequence[Attempt]) -> FinetuneResult:
     """The result of a search: chosen, fitted, proven, written."""
     choice = _choose(tuning, attempts)
+    fitted_seconds = time.monotonic() - tuning.budget.started
     curve = _learning_curve(tuning)
     spent = _spent(tuning, choice)
     proof = _prove(tuning, choice, spent)
-    return _write(tuning, choice, curve, proof, spent)
+    return _write(tuning, choice, curve, proof, spent, fitted_seconds)
 
 
 def _choose(tuning: Tuning, attempts: Sequence[Attempt]) -> _Choice:
@@ -175,7 +180,12 @@ def _prove(tuning: Tuning, choice: _Choice, spent: Spent) -> Proof | None:
 
 
 def _write(
-    tuning: Tuning, choice: _Choice, curve: LearningCurve | None, proof: Proof | None, spent: Spent
+    tuning: Tuning,
+    choice: _Choice,
+    curve: LearningCurve | None,
+    proof: Proof | None,
+    spent: Spent,
+    fitted_seconds: float,
 ) -> FinetuneResult:
     """The run folder. config.yaml changes next to last and summary.json is last: until then the run can go on."""
     run, chosen = tuning.run, choice.chosen
@@ -206,6 +216,7 @@ def _write(
         freeze_passed=choice.freeze["passed"],
         summary=summary,
         seconds=time.monotonic() - tuning.budget.started,
+        fitted_seconds=fitted_seconds,
         train_seconds=summary["train_seconds"],
     )
 

@@ -61,7 +61,7 @@ class Tuning:
         diary = Diary(run)
         budget.earlier = diary.spent_seconds
         self.search = Search(self.pool, len(data.classes), run, budget, diary, self.say)
-        self.passes = network.pass_seconds(config.training)
+        self.passes = network.pass_seconds(config.training, trains=config.finetune.method != "probe")
         self.features = self._extract(self._num_views())
         self.material = Material(
             self.features,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,19 +71,25 @@ class StartNetwork:
                 initialise_classifier(classifier)
         return network
 
-    def pass_seconds(self, training: TrainingConfig) -> PassSeconds:
-        """How long one image takes, the quickest of a few passes; for estimates before anything is trained."""
+    def pass_seconds(self, training: TrainingConfig, *, trains: bool) -> PassSeconds:
+        """How long one image takes, the quickest of a few passes; for estimates before anything is trained.
+
+        Args:
+            trains: a method may train, so that its passes are worth timing; else they are said to take for ever.
+        """
         place = accelerator_of(training.device)
         low = precision_of(training.precision, place) != "32-true"
         shape = (TIMED_IMAGES, self.preprocess.channels, self.preprocess.height, self.preprocess.width)
         images = torch.zeros(shape, device=place).to(memory_format=torch.channels_last)
         network = copy.deepcopy(self.model).to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        forward, training_pass = [], []
+        forward, training_pass = [], [math.inf]
         for _ in range(TIMED_PASSES):
             begun = time.monotonic()
             with torch.inference_mode():
                 network(images).sum().item()  # waits for a GPU
             forward.append(time.monotonic() - begun)
+            if not trains:
+                continue
             begun = time.monotonic()
             with torch.autocast(place, torch.bfloat16, enabled=low):
                 total = network(images).sum()
