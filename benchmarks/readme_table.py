@@ -350,6 +350,48 @@ def pretrain_rows(result: Result) -> Iterator[Row]:
         yield _row(result, claim, _spread(figures["test_accuracy"], PERCENT))
 
 
+def scratch_parity_rows(result: Result) -> Iterator[Row]:
+    if "networks" not in result:
+        return
+    claim = Text(
+        f"`convcraft.scratch` (NumPy) against torch in float64: {len(result['layers'])} layers, "
+        f"{len(result['networks'])} networks (some at several image sizes), largest difference",
+        f"`convcraft.scratch`（NumPy）与 torch 对比，float64：{len(result['layers'])} 种层、"
+        f"{len(result['networks'])} 个网络（部分含多种图像尺寸），最大差异",
+    )
+    worst = {kind: max(each["gradient"] for each in result[kind].values()) for kind in ("layers", "networks")} | {
+        "logits": max(each["logits"] for each in result["networks"].values())
+    }
+    figure = Text(
+        f"gradients of layers {worst['layers']:.1e}; of networks {worst['networks']:.1e}, logits {worst['logits']:.1e}",
+        f"层的梯度 {worst['layers']:.1e}；网络的梯度 {worst['networks']:.1e}，logits {worst['logits']:.1e}",
+    )
+    yield _row(result, claim, figure)
+    images = result["resnet20_float32"]
+    claim = Text(
+        f"The published ResNet-20 in NumPy, float32, {images['images']:,} CIFAR-10 test images (JPEG files)",
+        f"NumPy 运行已发布的 ResNet-20，float32，{images['images']:,} 张 CIFAR-10 测试图像（JPEG 文件）",
+    )
+    same, accuracy = f"{images['same_answer']:,}", f"{100 * images['accuracy']:.2f} %"
+    figure = Text(
+        f"torch's answer on {same}, logits differ by up to {images['largest_difference']:.1e}; accuracy {accuracy}",
+        f"{same} 张与 torch 答案相同，logits 最大相差 {images['largest_difference']:.1e}；准确率 {accuracy}",
+    )
+    yield _row(result, claim, figure)
+
+
+def scratch_resnet20_rows(result: Result) -> Iterator[Row]:
+    compared = result.get("rates", {}).get("0.01", {}).get("numpy")
+    if compared is None:
+        return
+    claim = Text(
+        f"ResNet-20 trained in NumPy and in torch, float64, {result['steps']} steps: losses differ by at most",
+        f"用 NumPy 与 torch 训练 ResNet-20，float64，{result['steps']} 步：损失最大相差",
+    )
+    figure = f"{compared['largest_loss_difference']:.1e}"
+    yield _row(result, claim, Text(figure, figure))
+
+
 MAKERS: dict[str, Callable[[Result], Iterator[Row]]] = {
     "mnist": mnist_rows,
     "digits": digits_rows,
@@ -369,6 +411,8 @@ MAKERS: dict[str, Callable[[Result], Iterator[Row]]] = {
     "kill_resume": kill_rows,
     "bad_images": bad_image_rows,
     "near_copies": near_copy_rows,
+    "scratch_parity": scratch_parity_rows,
+    "scratch_resnet20": scratch_resnet20_rows,
 }
 
 
