@@ -150,6 +150,16 @@ def test_clipping_by_the_common_norm(max_norm: float) -> None:
     assert optim.clip_grad_norm(ours, 1e9) <= max_norm + WITHIN
 
 
+def test_frozen_gradients_do_not_count_in_the_norm() -> None:
+    ours, theirs = start()
+    set_gradients(ours, theirs, 0)
+    ours[0].trainable, theirs[0].grad = False, None
+    before = ours[0].grad.copy()
+    assert abs(optim.clip_grad_norm(ours, 0.5) - float(torch.nn.utils.clip_grad_norm_(theirs, 0.5))) <= WITHIN
+    assert np.array_equal(ours[0].grad, before)
+    assert gap(ours[1].grad, theirs[1].grad) <= WITHIN
+
+
 def test_clipped_steps_with_momentum() -> None:
     ours, theirs = start()
     rule = optim.SGD(ours, learning_rate=0.1, momentum=0.9)

@@ -213,18 +213,18 @@ class AdamW(Adam):
 
 
 def clip_grad_norm(parameters: Sequence[Parameter], max_norm: float) -> float:
-    """Shrink all gradients by one factor so that their common L2 norm is at most `max_norm`.
+    """Shrink all gradients by one factor so that their common L2 norm is at most `max_norm`; frozen ones do not count.
 
     Returns:
         the norm before. Pascanu et al. 2013, arXiv 1211.5063; the factor is max_norm / (norm + 1e-6), as in torch.
     """
     if max_norm <= 0:
         raise refuse(f"max_norm={max_norm}", "a number above 0", "1 is usual.")
-    norm = math.sqrt(sum(float(np.square(parameter.grad, dtype=np.float64).sum()) for parameter in parameters))
+    grads = [parameter.grad for parameter in parameters if parameter.trainable]
+    norm = math.sqrt(sum(float(np.square(grad, dtype=np.float64).sum()) for grad in grads))
     factor = max_norm / (norm + 1e-6)
-    if factor < 1:
-        for parameter in parameters:
-            parameter.grad *= factor
+    for grad in grads if factor < 1 else ():
+        grad *= factor
     return norm
 
 
