@@ -1,4 +1,4 @@
-"""Seed 002, extended: convolution by hand beside torch's, its formula beside its code, and the pictures it promises."""
+"""Seed 002, extended: convolution by hand beside the frameworks', its formula beside its code, and its pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from convcraft.config import DataConfig
@@ -14,7 +13,9 @@ from convcraft.data.named import NAMED_SETS, read_digits, search_places
 from convcraft.data.sample import Source
 from convcraft.errors import UserError
 from convcraft.report.seed_pictures import response_picture
-from convcraft.workflows.seeds.convolution_by_hand import conv2d, written_formula
+from convcraft.scratch.convolution import true_convolution
+from convcraft.workflows.seeds.convolution_formula import written_formula
+from convcraft.workflows.seeds.frameworks import FRAMEWORKS, SETTINGS, compare, gap, installed, words
 from convcraft.workflows.seeds.seed_002 import written_conv2d
 
 # The article names no kernels but their sizes, 3x3 and 5x5; these are classic ones of those sizes.
@@ -25,14 +26,6 @@ BLOB = np.array(  # Laplacian of Gaussian: bright spots
 MATRIX = np.array(  # a bright square on dark ground: every response can be worked out on paper
     [[0, 0, 0, 0, 0, 0, 0]] + [[0, 0, 1, 1, 1, 0, 0]] * 3 + [[0, 0, 0, 0, 0, 0, 0]] * 3, dtype=np.float64
 )
-SETTINGS: tuple[dict[str, Any], ...] = (
-    {},
-    {"stride": 2},
-    {"padding": 1},
-    {"dilation": 2},
-    {"groups": 2},
-    {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2},
-)
 
 
 def demonstrate(out: Path, data_dir: str | None) -> tuple[dict[str, Any], tuple[Path, ...]]:
@@ -41,14 +34,28 @@ def demonstrate(out: Path, data_dir: str | None) -> tuple[dict[str, Any], tuple[
     image, kernel = rng.standard_normal((28, 28)), rng.standard_normal((3, 3))
     written, formula = written_conv2d(image, kernel), written_formula(image, kernel)
     facts: dict[str, Any] = {
-        "as written against torch": _gap(written, _torch_conv2d(image[None, None], kernel[None, None])[0, 0]),
-        "as written against its formula": _gap(written, formula),
-        "as written with the kernel turned by 180 degrees against its formula": _gap(
+        "as written against its formula": gap(written, formula),
+        "as written with the kernel turned by 180 degrees against its formula": gap(
             written_conv2d(image, kernel[::-1, ::-1]), formula
         ),
+        "the engine's true convolution against the formula": gap(
+            true_convolution(image[None], kernel[None, None])[0], formula
+        ),
     }
+    here = installed()
+    for name, convolution in here.items():
+        theirs = convolution(image[None, None], kernel[None, None])
+        assert theirs is not None
+        facts[f"as written against {name}"] = gap(written, theirs[0, 0])
     for settings in SETTINGS:
-        facts[f"extended against torch: {_words(settings)}"] = _compare(rng, settings)
+        facts |= {
+            f"extended against {name}: {words(settings)}": found
+            for name, convolution in here.items()
+            if (found := compare(convolution, settings)) is not None
+        }
+    missing = [name for name in FRAMEWORKS if name not in here]
+    if missing:
+        facts["not installed, so not compared"] = ", ".join(missing)
     digit, origin = _real_digit(data_dir)
     facts["digit in the pictures"] = origin
     files = []
@@ -62,30 +69,6 @@ def demonstrate(out: Path, data_dir: str | None) -> tuple[dict[str, Any], tuple[
         response_picture(pixels, taps, written_conv2d(pixels, taps)).savefig(path, dpi=150)
         files.append(path)
     return facts, tuple(files)
-
-
-def _compare(rng: np.random.Generator, settings: dict[str, Any]) -> float:
-    """Largest difference to torch on a batch of 2 images with 4 channels and 6 kernels."""
-    images, bias = rng.standard_normal((2, 4, 13, 12)), rng.standard_normal(6)
-    kernels = rng.standard_normal((6, 4 // settings.get("groups", 1), 3, 3))
-    return _gap(conv2d(images, kernels, bias, **settings), _torch_conv2d(images, kernels, bias, **settings))
-
-
-def _torch_conv2d(images: Any, kernels: Any, bias: Any = None, **settings: Any) -> NDArray[np.float64]:
-    shift = None if bias is None else torch.from_numpy(bias)
-    result: NDArray[np.float64] = torch.conv2d(
-        torch.from_numpy(images), torch.from_numpy(kernels), shift, **settings
-    ).numpy()
-    return result
-
-
-def _gap(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
-    assert left.shape == right.shape
-    return float(np.abs(left - right).max())
-
-
-def _words(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items()) or "plain"
 
 
 def _real_digit(data_dir: str | None) -> tuple[NDArray[np.float64], str]:

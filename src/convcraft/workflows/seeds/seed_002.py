@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convcraft.workflows.seeds.convolution_by_hand import written_formula
+from convcraft.workflows.seeds.convolution_formula import written_formula
 from convcraft.workflows.seeds.program import STOPS, WRONG, Diagnosis, Program, Promise, Task
 
 TASK = Task("one image", num_classes=1, image_shape=(1, 28, 28), train_images=0, test_images=0)
