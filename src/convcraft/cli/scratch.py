@@ -124,3 +124,29 @@ def scratch_train(
     if profile:
         print_profile(result.summary["profile"], quiet)
     print_trained(result, json_, profile)
+
+
+@scratch_app.command("trace")
+def scratch_trace(
+    out: Annotated[Path, typer.Option(help="The picture, a PNG file.")] = Path("optimizers.png"),
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each optimiser to print in numbers.")] = 3,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Six optimisers step by step on two losses of two weights: a picture, and the first steps in numbers.
+
+    Every number of each formula is printed, so that a step can be computed again by hand. Nothing is trained.
+    Example: convcraft scratch trace --steps 5 --out optimizers.png
+    """
+    from convcraft.workflows.scratch.trace import draw, table_lines, trace_all
+
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out {out}", "a file that ends in .png", "Name it optimizers.png, for example.")
+    traces = trace_all()
+    draw(traces, out)
+    if not quiet:
+        print("\n".join(table_lines(traces, steps)))
+    print(f"\npicture      {out}")
+    if json_:
+        print_json({"picture": str(out), "traces": [each.to_dict(steps) for each in traces]})

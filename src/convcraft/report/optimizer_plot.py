@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
@@ -26,6 +27,7 @@ LINES = (
 )
 MARK_EVERY = 10  # steps
 NUM_LEVELS = 14
+KEY = "■ start    ● every step    ○ every tenth step    ★ least loss    lines: equal loss"
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,14 @@ class SurfaceMap:
 def optimizer_plot(maps: Sequence[SurfaceMap]) -> Figure:
     """One block per surface: on the left a map for each optimiser (at most six), on the right their losses by step."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11.5, 5.0 * len(maps)), layout="constrained")
+        figure = Figure(figsize=(11.5, 5.0 * len(maps)), layout=ConstrainedLayoutEngine(rect=(0, 0.018, 1, 0.982)))
         blocks = figure.subfigures(len(maps), 1, squeeze=False, hspace=0.04)[:, 0]
         for block, surface in zip(blocks, maps, strict=True):
-            block.suptitle(surface.title, x=0.01, ha="left", fontsize=11, fontweight="semibold")
+            block.suptitle(surface.title, x=0.01, ha="left", fontsize=11, fontweight="bold")
             left, right = block.subfigures(1, 2, width_ratios=(2.05, 1))
             _draw_maps(left, surface)
             _draw_losses(right, surface)
+        figure.text(0.01, 0.003, KEY, fontsize=8, color=MUTED)
         return figure
 
 
@@ -74,7 +77,10 @@ def _draw_maps(area: SubFigure, surface: SurfaceMap) -> None:
         panel.plot(
             *surface.minimum, "*", color=INK, markersize=9, markeredgecolor="white", markeredgewidth=0.6, zorder=5
         )
-        panel.set_title(f"{path.name}   {path.settings}", fontsize=8.5)
+        panel.set_title(path.name, color=colour, fontweight="bold")
+        ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
+        where = {"transform": panel.transAxes, "ha": "right", "fontsize": 7.5, "color": MUTED, "bbox": ground}
+        panel.text(0.98, 0.04, path.settings, **where)
         panel.set(xlim=(surface.x[0], surface.x[-1]), ylim=(surface.y[0], surface.y[-1]))
         panel.tick_params(labelsize=7.5)
     for panel in panels[len(surface.paths) :]:
@@ -86,7 +92,7 @@ def _draw_maps(area: SubFigure, surface: SurfaceMap) -> None:
 
 
 def _draw_path(panel: Axes, path: OptimizerPath, colour: str) -> None:
-    """A line, a point at every step, a ring at every tenth with its number where there is room for it."""
+    """A line, a point at every step, a ring at every tenth."""
     x, y = path.path.T
     panel.plot(x, y, "-", color=colour, linewidth=1.1, zorder=3)
     panel.plot(x, y, "o", color=colour, markersize=1.8, zorder=3)
@@ -101,9 +107,9 @@ def _draw_losses(area: SubFigure, surface: SurfaceMap) -> None:
     for path, (colour, dashes) in zip(surface.paths, LINES, strict=False):
         axes.plot(path.losses, color=colour, linestyle=dashes, linewidth=1.7, label=path.name)
     smallest = min(float(path.losses.min()) for path in surface.paths)
-    axes.set_ylim(bottom=max(smallest, 1e-6) / 2)
+    axes.set_ylim(bottom=max(smallest, 1e-7))
     axes.set(title="loss by step", xlabel="step")
     axes.yaxis.set_major_locator(LogLocator(numticks=9))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="y")
-    axes.legend(loc="best", fontsize=8.5, handlelength=3)
+    area.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=8.5, handlelength=3)

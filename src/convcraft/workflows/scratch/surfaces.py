@@ -65,6 +65,6 @@ BEALE = Surface(
     _beale_gradient,
     start=(1.0, 1.2),
     minimum=(3.0, 0.5),
-    window=(-0.6, 4.2, -1.3, 1.7),
+    window=(-0.6, 4.2, -1.7, 1.7),
 )
 """A steep wall, then a flat valley that bends. Beale 1958."""

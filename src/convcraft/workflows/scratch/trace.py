@@ -1,4 +1,4 @@
-"""`convcraft scratch trace`: optimisers of the NumPy engine, step by step, on losses of two weights."""
+"""`convcraft scratch trace`: the optimisers of the NumPy engine, step by step, on losses of two weights."""
 
 from __future__ import annotations
 
@@ -70,16 +70,17 @@ class Trace:
         x, y = self.path.T
         return self.surface.loss(x, y)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, num_steps: int) -> dict[str, Any]:
+        """The first steps with all their numbers, the whole path and its losses."""
+        settings = {name: list(value) if isinstance(value, tuple) else value for name, value in self.settings.items()}
         return {
             "surface": self.surface.name,
             "optimizer": self.rule.name,
-            "settings": {
-                name: list(value) if isinstance(value, tuple) else value for name, value in self.settings.items()
-            },
+            "settings": settings,
             "formula": list(self.rule.formula),
-            "final_loss": float(self.losses[-1]),
-            "steps": [step.to_dict() for step in self.steps],
+            "steps": [step.to_dict() for step in self.steps[:num_steps]],
+            "path": self.path.tolist(),
+            "losses": self.losses.tolist(),
         }
 
 
