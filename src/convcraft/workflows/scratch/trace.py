@@ -216,7 +216,7 @@ def draw(traces: Sequence[Trace], file: Path) -> None:
     surfaces = list(dict.fromkeys(each.surface for each in traces))
     figure = optimizer_plot([_map(surface, [t for t in traces if t.surface is surface]) for surface in surfaces])
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
+    figure.savefig(file, dpi=120, pil_kwargs={"optimize": True})
 
 
 def _map(surface: Surface, traces: Sequence[Trace]) -> SurfaceMap:
