@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from convcraft.scratch.layers import Conv2d
 from convcraft.scratch.losses import CrossEntropyLoss
 from convcraft.scratch.module import Module
 from convcraft.scratch.networks.alexnet import AlexNet
-from convcraft.scratch.networks.keras_cnn import KerasCNN
+from convcraft.scratch.networks.keras_cnn import KerasCNN, state_from_keras
 from convcraft.scratch.networks.lenet import LeNet5
 from convcraft.scratch.networks.resnet import ResNet
 from convcraft.scratch.networks.resnet_cifar import ResNetCifar
@@ -210,3 +211,29 @@ def test_trained_resnet20_gradients_in_float32(
     ours = np.concatenate([parameter.grad.ravel() for parameter in network.parameters()])
     expected = np.concatenate([theirs[name].grad.numpy().ravel() for name, _ in network.named_parameters()])
     assert np.linalg.norm(ours - expected) <= 2e-3 * np.linalg.norm(expected)
+
+
+def test_weights_of_keras_go_over_with_their_axes_turned() -> None:
+    """A Keras network computed by hand in Keras's own layout, height, width, channel, against ours."""
+    rng = np.random.default_rng(0)
+    widths = (1, 32, 64, 64, 64)
+    weights: list[Any] = []
+    for before, after in itertools.pairwise(widths):
+        weights += [rng.standard_normal((3, 3, before, after)) * 0.2, rng.standard_normal(after) * 0.1]
+    weights += [rng.standard_normal((2 * 2 * 64, 64)) * 0.1, rng.standard_normal(64)]
+    weights += [rng.standard_normal((64, 10)), rng.standard_normal(10)]
+    images = rng.standard_normal((2, 32, 32, 1))
+    maps = images
+    for kernel, bias in zip(weights[:8:2], weights[1:8:2], strict=True):
+        padded = np.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))  # [B, H, W, C, 3, 3]
+        maps = np.maximum(np.einsum("bhwcij,ijco->bhwo", windows, kernel) + bias, 0)
+        batch, height, width, channels = maps.shape
+        maps = maps.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
+    units = np.maximum(maps.reshape(2, -1) @ weights[8] + weights[9], 0)
+    expected = units @ weights[10] + weights[11]
+    network = KerasCNN(image_size=(32, 32)).astype(np.float64)
+    network.load_state_dict(state_from_keras(weights))
+    assert gap(network(images.transpose(0, 3, 1, 2)), expected) <= 1e-10
+    with pytest.raises(ValueError, match="kernel and bias"):
+        state_from_keras(weights[:-1])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from convcraft.scratch.checks import Array, refuse
 from convcraft.scratch.initialise import initialise_xavier
 from convcraft.scratch.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU
 from convcraft.scratch.module import Chain
@@ -42,3 +45,25 @@ class KerasCNN(Chain):
         self.dropout = Dropout(dropout, rng)
         self.dense2 = Linear(64, num_classes, rng=rng)  # [B, K]
         initialise_xavier(self, rng)
+
+
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "dense1", "dense2")  # those with weights, in Keras's order
+
+
+def state_from_keras(weights: Sequence[Array]) -> dict[str, Array]:
+    """What `keras_model.get_weights()` gives, as a state dict of `KerasCNN`.
+
+    Keras stores a convolution's kernel as [height, width, in, out] and a dense layer's as [in, out]; here they are
+    [out, in, height, width] and [out, in]. The first dense layer needs no more than that, since this network flattens
+    in Keras's order (row, column, channel).
+
+    Args:
+        weights: kernel, bias, kernel, bias, ... of the six layers.
+    """
+    if len(weights) != 2 * len(LAYERS):
+        raise refuse(f"{len(weights)} arrays", f"{2 * len(LAYERS)}: kernel and bias of {LAYERS}", "Pass get_weights().")
+    state = {}
+    for name, kernel, bias in zip(LAYERS, weights[::2], weights[1::2], strict=True):
+        axes = (3, 2, 0, 1) if kernel.ndim == 4 else (1, 0)
+        state[f"{name}.weight"], state[f"{name}.bias"] = np.ascontiguousarray(kernel.transpose(axes)), bias
+    return state
