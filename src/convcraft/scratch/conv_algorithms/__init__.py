@@ -1,4 +1,5 @@
-"""One convolution, computed in many ways. Each file has `convolve`, `supports`, `count_ops` and `workspace_bytes`.
+"""One convolution, computed in many ways: each file has `convolve` and says what it costs; `catalogue` gathers them.
 
-`im2col_nhwc` and `winograd` also have `forward` and `backward`: the engine trains with these two (`choose` says which).
+`im2col_nchw`, `im2col_nhwc` and `winograd` also have `forward` and `backward`: the engine trains with these (`choose`
+says which).
 """

@@ -8,8 +8,13 @@ from functools import partial
 
 from convcraft.scratch.checks import Array, Pair, refuse
 from convcraft.scratch.conv_algorithms import direct, fft, im2col_nchw, im2col_nhwc, shifted, sliding_einsum, winograd
-from convcraft.scratch.conv_algorithms.operations import Operations
+from convcraft.scratch.conv_algorithms.operations import Operations, columns_bytes, dense_operations
 from convcraft.scratch.conv_geometry import Geometry, geometry_of
+
+
+def _everything(geometry: Geometry) -> str | None:
+    """No reason against any convolution."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -18,17 +23,17 @@ class Algorithm:
 
     Attributes:
         convolve: ([B, C, H, W], [O, C / G, kH, kW], geometry) -> [B, O, oH, oW].
-        supports: None, or why it cannot compute this geometry.
-        count_ops: multiplications and additions.
         workspace_bytes: memory beside input, weight and output.
+        count_ops: multiplications and additions.
+        supports: None, or why it cannot compute this geometry.
         tolerance: largest error in float32, as a share of the largest output.
     """
 
     name: str
     convolve: Callable[[Array, Array, Geometry], Array]
-    supports: Callable[[Geometry], str | None]
-    count_ops: Callable[[Geometry], Operations]
     workspace_bytes: Callable[[Geometry], int]
+    count_ops: Callable[[Geometry], Operations] = dense_operations
+    supports: Callable[[Geometry], str | None] = _everything
     tolerance: float = 1e-5
 
 
@@ -36,9 +41,9 @@ def _winograd(outputs: int, tolerance: float) -> Algorithm:
     return Algorithm(
         f"winograd F({outputs},3)",
         partial(winograd.convolve, outputs=outputs),
-        winograd.supports,
-        partial(winograd.count_ops, outputs=outputs),
         partial(winograd.workspace_bytes, outputs=outputs),
+        partial(winograd.count_ops, outputs=outputs),
+        winograd.supports,
         tolerance,
     )
 
@@ -46,17 +51,12 @@ def _winograd(outputs: int, tolerance: float) -> Algorithm:
 ALGORITHMS: dict[str, Algorithm] = {
     algorithm.name: algorithm
     for algorithm in (
-        *(
-            Algorithm(name, module.convolve, module.supports, module.count_ops, module.workspace_bytes)
-            for name, module in (
-                ("direct", direct),
-                ("shifted", shifted),
-                ("einsum", sliding_einsum),
-                ("im2col NCHW", im2col_nchw),
-                ("im2col NHWC", im2col_nhwc),
-                ("fft", fft),
-            )
-        ),
+        Algorithm("direct", direct.convolve, direct.workspace_bytes),
+        Algorithm("shifted", shifted.convolve, shifted.workspace_bytes, count_ops=shifted.count_ops),
+        Algorithm("einsum", sliding_einsum.convolve, sliding_einsum.workspace_bytes),
+        Algorithm("im2col NCHW", im2col_nchw.convolve, columns_bytes),
+        Algorithm("im2col NHWC", im2col_nhwc.convolve, columns_bytes),
+        Algorithm("fft", fft.convolve, fft.workspace_bytes, count_ops=fft.count_ops),
         _winograd(2, 1e-5),
         _winograd(4, 5e-5),
     )

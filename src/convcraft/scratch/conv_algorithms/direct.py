@@ -11,17 +11,7 @@ import numpy as np
 
 from convcraft.scratch.checks import Array
 from convcraft.scratch.conv_algorithms.groups import each_group
-from convcraft.scratch.conv_algorithms.operations import Operations, dense_operations
 from convcraft.scratch.conv_geometry import Geometry
-
-
-def supports(geometry: Geometry) -> str | None:
-    """None: every convolution."""
-    return None
-
-
-def count_ops(geometry: Geometry) -> Operations:
-    return dense_operations(geometry)
 
 
 def workspace_bytes(geometry: Geometry, itemsize: int = 4) -> int:

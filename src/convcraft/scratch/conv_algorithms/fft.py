@@ -2,7 +2,8 @@
 
 Mathieu, Henaff, LeCun 2014, "Fast Training of Convolutional Networks through FFTs", arXiv 1312.5851. The work does not
 depend on the kernel's size, so it wins with large kernels (11x11) and loses with 3x3. The conjugate of the kernel's
-transform gives correlation; without it the result would be true convolution, with the kernel flipped.
+transform gives correlation; without it the result would be true convolution, with the kernel flipped. Of a stride
+above 1 all outputs are computed and some dropped.
 """
 
 from __future__ import annotations
@@ -15,11 +16,6 @@ from convcraft.scratch.checks import Array
 from convcraft.scratch.conv_algorithms.groups import each_group
 from convcraft.scratch.conv_algorithms.operations import Operations
 from convcraft.scratch.conv_geometry import Geometry
-
-
-def supports(geometry: Geometry) -> str | None:
-    """None: every convolution (of a stride above 1 it computes all outputs and drops some)."""
-    return None
 
 
 def count_ops(geometry: Geometry) -> Operations:

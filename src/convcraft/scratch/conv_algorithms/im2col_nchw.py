@@ -15,24 +15,8 @@ from numpy.lib.stride_tricks import as_strided
 
 from convcraft.scratch.checks import Array
 from convcraft.scratch.conv_algorithms.groups import each_group
-from convcraft.scratch.conv_algorithms.operations import Operations, dense_operations
 from convcraft.scratch.conv_geometry import Geometry, keeps_columns
 from convcraft.scratch.parallel import images_per_chunk, over_images, sum_in_order
-
-
-def supports(geometry: Geometry) -> str | None:
-    """None: every convolution."""
-    return None
-
-
-def count_ops(geometry: Geometry) -> Operations:
-    return dense_operations(geometry)
-
-
-def workspace_bytes(geometry: Geometry, itemsize: int = 4) -> int:
-    """The columns of one chunk of images."""
-    per_image = geometry.taps * math.prod(geometry.output_size) * itemsize
-    return per_image * min(geometry.batch, images_per_chunk(per_image))
 
 
 def convolve(input: Array, weight: Array, geometry: Geometry) -> Array:

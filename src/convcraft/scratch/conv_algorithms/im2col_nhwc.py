@@ -24,26 +24,10 @@ from convcraft.scratch.conv_algorithms.channels_last import (
     windows,
 )
 from convcraft.scratch.conv_algorithms.groups import each_group
-from convcraft.scratch.conv_algorithms.operations import Operations, dense_operations
 from convcraft.scratch.conv_geometry import Geometry, keeps_columns
 from convcraft.scratch.parallel import images_per_chunk, over_images, sum_in_order
 
 FEW_CHANNELS = 8  # below, a window's row is too short to be copied at once
-
-
-def supports(geometry: Geometry) -> str | None:
-    """None: every convolution."""
-    return None
-
-
-def count_ops(geometry: Geometry) -> Operations:
-    return dense_operations(geometry)
-
-
-def workspace_bytes(geometry: Geometry, itemsize: int = 4) -> int:
-    """The columns of one chunk of images."""
-    per_image = geometry.taps * math.prod(geometry.output_size) * itemsize
-    return per_image * min(geometry.batch, images_per_chunk(per_image))
 
 
 def convolve(input: Array, weight: Array, geometry: Geometry) -> Array:

@@ -17,11 +17,6 @@ from convcraft.scratch.conv_algorithms.operations import Operations, dense_opera
 from convcraft.scratch.conv_geometry import Geometry
 
 
-def supports(geometry: Geometry) -> str | None:
-    """None: every convolution."""
-    return None
-
-
 def count_ops(geometry: Geometry) -> Operations:
     """As the plain sum, and one addition more per output: the first product is added to zeros."""
     plain = dense_operations(geometry)
