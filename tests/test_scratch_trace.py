@@ -170,3 +170,10 @@ def test_command_refuses_another_format(tmp_path: Path, capsys: pytest.CaptureFi
         main(["scratch", "trace", "--out", str(tmp_path / "picture.gif")])
     assert ending.value.code == 2
     assert "a file that ends in .png" in capsys.readouterr().err
+
+
+def test_the_page_shows_what_is_printed() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "scratch.md").read_text(encoding="utf-8")
+    shown = page.partition("```\nbowl, Adam")[2].partition("```")[0]
+    assert shown
+    assert f"bowl, Adam{shown}".strip() in "\n".join(table_lines(trace_all(), 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -236,9 +237,10 @@ def test_command_line_stops_with_75_and_goes_on(
     assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # one clear message, no warnings of NumPy before it
 def test_command_line_ends_with_1_where_the_loss_blows_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ("--learning-rate", "1e30", "--set", "optim.name=sgd", "--set", "schedule.name=constant")
-    with np.errstate(all="ignore"), pytest.raises(SystemExit) as ending:
+    with pytest.raises(SystemExit) as ending:
         main(["scratch", "train", "digits", "--epochs", "1", "--out", str(tmp_path / "run"), "--quiet", *settings])
     assert ending.value.code == 1
     assert "non_finite.json names the batch" in capsys.readouterr().err
@@ -351,3 +353,13 @@ def test_recipe_is_one_that_numpy_can_follow() -> None:
     )
     assert config.training.engine == "numpy"
     check_numpy(config)
+
+
+def test_the_loop_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "scratch.md"
+    block = re.search(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert block is not None
+    exec(block.group(1), {})  # noqa: S102 - a page of ours
+    share, rest = capsys.readouterr().out.split("%")
+    assert int(share) >= 93
+    assert rest == " of 297 digits\n"

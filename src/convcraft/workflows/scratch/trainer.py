@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -239,13 +240,17 @@ def load_tensors(network: Module, tensors: Tensors) -> None:
 def numpy_threads(number: int) -> Iterator[None]:
     """Within the block, NumPy works on so many chunks of images at a time, and torch, which augments, has as many
     threads. BLAS has one for each chunk whatever the number, so that the weights do not depend on it.
+
+    NumPy's warnings of overflow are kept quiet: the loop stops at the first loss that is not finite, and says so.
     """
     torch_before, blas_before = torch.get_num_threads(), parallel.blas_threads()
     torch.set_num_threads(number)
     parallel.set_blas_threads(1)
     parallel.use_threads(number)
     try:
-        yield
+        with warnings.catch_warnings():  # np.errstate would not reach the threads
+            warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"convcraft\.scratch")
+            yield
     finally:
         parallel.use_threads(1)
         if blas_before is not None:
