@@ -34,6 +34,7 @@ import torch
 from matplotlib import pyplot
 from measured_on import RESULTS, hardware, stolen_seconds, versions, write_result
 
+from convcraft.report.plots import BLUE, INK, MUTED, ORANGE, STYLE
 from convcraft.scratch import parallel
 from convcraft.scratch.conv_algorithms.catalogue import ALGORITHMS
 from convcraft.scratch.conv_algorithms.choose import choose
@@ -58,6 +59,15 @@ GRID = (  # images, C, H, W, O, kernel, stride, padding
 )
 SHOWN = (GRID[4], GRID[5], GRID[6], GRID[9])  # columns of the page's table
 BAR_SHAPE = (8, 64, 56, 56, 64, 3, 1, 1)
+MARKS = (  # told apart by shape as well as by colour
+    ("o", MUTED),
+    ("s", "#8a4b9f"),
+    ("D", "#2a9fd4"),
+    ("^", BLUE),
+    ("v", "#00795a"),
+    ("P", "#d98a1f"),
+    ("X", ORANGE),
+)
 DIRECT_CORNER = 6  # pixels
 
 
@@ -66,10 +76,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--figure", type=Path, help="draw the forward times there")
-    parser.add_argument("--page", type=Path, help="only write the tables of the committed result into this page")
+    parser.add_argument("--page", type=Path, help="only write the committed result into this page, and its figure")
     options = parser.parse_args()
     if options.page is not None:
         write_tables(options.page)
+        if options.figure is not None:
+            draw(committed(), options.figure)
         return
     keep_freed_memory()
     torch.set_num_threads(options.threads)
@@ -201,9 +213,15 @@ def direct_row(input: Any, weight: Any, geometry: Geometry) -> dict[str, Any]:
     return {"milliseconds": 1e3 * seconds, "scaled": True, "error": error, **costs(direct, geometry)}
 
 
+def committed() -> list[dict[str, Any]]:
+    """The shapes of the committed result."""
+    shapes: list[dict[str, Any]] = json.loads((RESULTS / "scratch_convolutions.json").read_text("utf-8"))["shapes"]
+    return shapes
+
+
 def write_tables(page: Path) -> None:
     """The tables of results/scratch_convolutions.json between the markers of docs/scratch-convolutions.md."""
-    shapes = json.loads((RESULTS / "scratch_convolutions.json").read_text(encoding="utf-8"))["shapes"]
+    shapes = committed()
     text = page.read_text(encoding="utf-8")
     for name, rows in (("forward", forward_table(shapes)), ("training", training_table(shapes))):
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
@@ -244,21 +262,24 @@ def label(shape: Any) -> str:
 def draw(shapes: list[dict[str, Any]], file: Path) -> None:
     """Forward speed of each algorithm as a multiple of torch's, shape by shape."""
     names = [name for name in ALGORITHMS if name != "direct"]
-    markers = ("o", "s", "D", "^", "v", "P", "X")
+    matplotlib.rcParams.update(STYLE)
     figure, axes = pyplot.subplots(figsize=(9, 5.2), layout="constrained")
-    for name, marker in zip(names, markers, strict=True):
+    for name, (marker, colour) in zip(names, MARKS, strict=True):
         points = [
             (row, found["forward"]["torch NCHW"]["milliseconds"] / found["forward"][name]["milliseconds"])
             for row, found in enumerate(shapes)
             if "milliseconds" in found["forward"][name]
         ]
-        axes.plot([x for _, x in points], [y for y, _ in points], marker, label=name, markersize=7, alpha=0.85)
-    axes.axvline(1, color="0.4", linewidth=1)
+        axes.plot([x for _, x in points], [y for y, _ in points], marker, color=colour, label=name, markersize=7)
+    axes.axvline(1, color=INK, linewidth=1)
     axes.set_xscale("log")
-    axes.set_xlabel("forward speed as a multiple of torch (NCHW)")
+    axes.set_xlim(left=0.05)
+    axes.set_xticks([0.1, 0.2, 0.5, 1, 2], ["0.1", "0.2", "0.5", "1", "2"])
+    axes.minorticks_off()
+    axes.set_xlabel("forward speed as a multiple of torch (NCHW); below 0.05 is left out")
     axes.set_yticks(range(len(shapes)), [label(found["shape"]) for found in shapes])
     axes.invert_yaxis()
-    axes.grid(axis="both", alpha=0.3)
+    axes.grid(axis="both")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     figure.savefig(file, dpi=110)
 
