@@ -392,6 +392,37 @@ def scratch_resnet20_rows(result: Result) -> Iterator[Row]:
     yield _row(result, claim, Text(figure, figure))
 
 
+def scratch_mnist_rows(result: Result) -> Iterator[Row]:
+    figures = result.get("engines", {}).get("numpy")
+    if figures is None:
+        return
+    claim = Text(
+        f"LeNet-5 trained in NumPy alone on MNIST, {result['epochs']} epochs: test accuracy",
+        f"只用 NumPy 在 MNIST 上训练 LeNet-5，{result['epochs']} 轮：测试集准确率",
+    )
+    yield _row(result, claim, _accuracy_and_time(figures))
+
+
+def scratch_train_speed_rows(result: Result) -> Iterator[Row]:
+    networks = result.get("networks", {})
+    if not networks:
+        return
+    threads = result["threads"]
+    claim = Text(
+        f"Training in NumPy against eager torch (float32, NCHW, Adam, batch 64), {threads} threads: speed",
+        f"NumPy 训练对比 torch eager（float32、NCHW、Adam、批大小 64），{threads} 线程：速度",
+    )
+    ratios = {name: f"{figures['ratio']['median']:.2f}" for name, figures in networks.items()}
+    yield _row(
+        result,
+        claim,
+        Text(
+            ", ".join(f"{name} {ratio} times" for name, ratio in ratios.items()),
+            "，".join(f"{name} {ratio} 倍" for name, ratio in ratios.items()),
+        ),
+    )
+
+
 MAKERS: dict[str, Callable[[Result], Iterator[Row]]] = {
     "mnist": mnist_rows,
     "digits": digits_rows,
@@ -413,6 +444,8 @@ MAKERS: dict[str, Callable[[Result], Iterator[Row]]] = {
     "near_copies": near_copy_rows,
     "scratch_parity": scratch_parity_rows,
     "scratch_resnet20": scratch_resnet20_rows,
+    "scratch_mnist": scratch_mnist_rows,
+    "scratch_train_speed": scratch_train_speed_rows,
 }
 
 

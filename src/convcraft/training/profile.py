@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,6 +46,10 @@ HINTS = {
     "checkpoints": "A larger --set training.checkpoint_seconds; a quicker disk.",
     "other": "Nothing that a setting moves.",
 }
+
+
+IN_NUMPY = "More --threads, up to the number of cores; a smaller network or smaller images; torch: convcraft train."
+NUMPY_HINTS = HINTS | {"forward": IN_NUMPY, "backward": IN_NUMPY}
 
 
 class NoStopwatch:
@@ -99,9 +103,10 @@ class Stopwatch(NoStopwatch):
 
 @dataclass(frozen=True)
 class Profile:
-    """seconds: by part, in the order of a step; their sum is all the time that was measured."""
+    """seconds: by part, in the order of a step; their sum is all the time that was measured. hints: by part."""
 
     seconds: Mapping[str, float]
+    hints: Mapping[str, str] = field(default_factory=lambda: HINTS)
 
     @property
     def total_seconds(self) -> float:
@@ -121,7 +126,7 @@ class Profile:
     @property
     def hint(self) -> str:
         """What to try first, in a sentence."""
-        return f"{self.largest} takes most, {self.shares[self.largest]:.0%}. To try: {HINTS[self.largest]}"
+        return f"{self.largest} takes most, {self.shares[self.largest]:.0%}. To try: {self.hints[self.largest]}"
 
     def percentages(self) -> dict[str, float]:
         """Shares as percentages with one decimal that add up to exactly 100 (largest remainders)."""

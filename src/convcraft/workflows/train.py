@@ -35,7 +35,7 @@ from convcraft.training.base_trainer import BaseTrainer
 from convcraft.training.checkpoint import CHECKPOINTS, saved_checkpoints
 from convcraft.training.freeze import freeze
 from convcraft.training.loop import fit, prepare_trainer
-from convcraft.training.profile import Profile
+from convcraft.training.profile import HINTS, NUMPY_HINTS, Profile
 from convcraft.training.random_state import seed_all
 from convcraft.training.run_folder import (
     CLASSES,
@@ -289,7 +289,8 @@ def _finish(run: Path, trainer: BaseTrainer, data: TrainingData, started: float)
     summary = _summarise(trainer, weights, num_parameters(model))
     booked = trainer.watch.seconds()
     if booked:
-        summary["profile"] = Profile(booked).to_dict()
+        hints = NUMPY_HINTS if trainer.config.training.engine == "numpy" else HINTS
+        summary["profile"] = Profile(booked, hints).to_dict()
     shown, report = None, None
     if data.val is not None:
         predictions, report = predict_images(model, data.val, data.classes, loss=trainer.config.training.loss)
