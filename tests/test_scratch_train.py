@@ -32,6 +32,7 @@ from convcraft.workflows.load_model import build_network
 from convcraft.workflows.lr_range import find_learning_rate
 from convcraft.workflows.scratch.loss import NumpyLoss, num_correct
 from convcraft.workflows.scratch.networks import TWINS, held_modules, named_modules, numpy_network
+from convcraft.workflows.scratch.train import DEFAULT_RECIPE, train_in_numpy
 from convcraft.workflows.scratch.trainer import NumpyTrainer, check_numpy, numpy_threads, prepare_numpy_trainer
 from convcraft.workflows.train import train
 
@@ -230,7 +231,9 @@ def test_command_line_stops_with_75_and_goes_on(
     with stop_after(monkeypatch, 5):
         code, printed = run(*common, "--out", str(tmp_path / "parts"))
     assert code == 75
-    assert json.loads(printed.splitlines()[-1])["stopped"]["message"].startswith("stopped at step 5 of ")
+    message = json.loads(printed.splitlines()[-1])["stopped"]["message"]
+    assert message.startswith("stopped at step 5 of ")
+    assert message.endswith(f"convcraft scratch train --out {tmp_path / 'parts'} --resume")
     code, printed = run("--resume", "--out", str(tmp_path / "parts"), "--json")
     assert code == 0
     assert json.loads(printed.splitlines()[-1])["weights_sha256"] == whole["weights_sha256"]
@@ -340,11 +343,18 @@ def test_another_engine_cannot_go_on_with_a_run(tmp_path: Path, monkeypatch: pyt
         train(DIGITS.changed(training={"engine": "torch"}), tmp_path, resume=True, console=QUIET)
 
 
+def test_scratch_train_leaves_runs_of_torch_to_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stop_after(monkeypatch, 2), pytest.raises(Interrupted):
+        train(DIGITS.changed(training={"engine": "torch"}), tmp_path, console=QUIET)
+    with pytest.raises(UserError, match="was begun with torch"):
+        train_in_numpy(RunConfig(), tmp_path, resume=True, console=QUIET)
+
+
 def test_recipe_is_one_that_numpy_can_follow() -> None:
     nothing: dict[str, Any] = {}
     config = choose_config(
         "mnist",
-        "scratch-lenet5",
+        DEFAULT_RECIPE,
         None,
         data_settings=nothing,
         preprocess_settings=nothing,

@@ -95,14 +95,14 @@ def scratch_train(
     """
     from convcraft.workflows.choose_config import choose_config, new_run_folder
     from convcraft.workflows.console import make_console
-    from convcraft.workflows.train import train as run_train
+    from convcraft.workflows.scratch.train import DEFAULT_RECIPE, train_in_numpy
 
     if data is None and recipe is None and config is None and not resume:
         raise no_data("what to train on")
     if resume and out is None:
         raise UserError("--resume without --out", "the folder of the run to go on with", "Add --out RUN.")
     if data is not None and recipe is None and config is None:
-        recipe = "scratch-lenet5"
+        recipe = DEFAULT_RECIPE
     chosen = choose_config(
         data,
         recipe,
@@ -120,7 +120,7 @@ def scratch_train(
         assignments=set_ or (),
     )
     run = out or new_run_folder(chosen)
-    result = run_train(chosen, run, resume=resume, profile=profile, threads=threads, console=make_console(quiet))
+    result = train_in_numpy(chosen, run, resume=resume, profile=profile, threads=threads, console=make_console(quiet))
     if profile:
         print_profile(result.summary["profile"], quiet)
     print_trained(result, json_, profile)
