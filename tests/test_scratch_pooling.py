@@ -147,10 +147,13 @@ def test_max_pooling_of_any_sizes(
     arguments = {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}
     arguments["ceil_mode"] = ceil_mode
     try:
-        F.max_pool2d(torch.tensor(maps), **arguments)
+        found = F.max_pool2d(torch.tensor(maps), **arguments)
     except RuntimeError:
         with pytest.raises(ValueError, match="expected"):
             pooling.max_pool2d(maps, **arguments)
+        return
+    if torch.isinf(found).any():  # a dilated window of padding alone: torch's backward then writes beside its array
+        assert np.array_equal(pooling.max_pool2d(maps, **arguments), found)
         return
     output, grad, expected, expected_grad = both(maps, **arguments)
     assert np.array_equal(output, expected)
