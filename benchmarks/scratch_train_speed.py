@@ -130,7 +130,7 @@ def _start(config: ModelConfig) -> torch.nn.Module:
 
 
 def _numpy_side(config: ModelConfig, images: Any, labels: Any) -> Step:
-    network = numpy_network(config, _start(config), (28, 28), np.random.default_rng(0)).train()
+    network = numpy_network(config, _start(config), np.random.default_rng(0)).train()
     criterion, optimizer = CrossEntropyLoss(), Adam(network.parameters(), RATE)
 
     def step(number: int) -> float:

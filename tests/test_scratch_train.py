@@ -107,7 +107,7 @@ def test_every_network_is_its_torch_twin(name: str) -> None:
     size = (64, 64) if name == "alexnet" else (32, 32)
     torch.manual_seed(0)
     model = build_model(config, num_classes=5, in_channels=3, image_size=size).eval()
-    network = numpy_network(config, model, size, np.random.default_rng(0)).eval()
+    network = numpy_network(config, model, np.random.default_rng(0)).eval()
     images = torch.randn(2, 3, *size)
     with torch.no_grad():
         expected = model(images).numpy()

@@ -11,6 +11,7 @@ from torch import nn
 
 from convcraft.config import ModelConfig
 from convcraft.errors import UserError
+from convcraft.models.network import Network
 from convcraft.scratch.layers import Conv2d
 from convcraft.scratch.module import Module
 from convcraft.scratch.networks.alexnet import AlexNet
@@ -76,23 +77,20 @@ def check_network(config: ModelConfig) -> None:
         raise UserError("model.tapped_layers in NumPy", "a network with one classifier on its last layer", fix)
 
 
-def numpy_network(
-    config: ModelConfig, model: nn.Module, image_size: tuple[int, int], rng: np.random.Generator
-) -> Module:
+def numpy_network(config: ModelConfig, model: nn.Module, rng: np.random.Generator) -> Module:
     """The NumPy network with the weights, statistics and frozen parts of its torch twin.
 
     Args:
         config: what `check_network` has passed.
         model: the torch network, with its start values.
-        image_size: height, width in pixels.
         rng: what dropout draws from.
     """
+    assert isinstance(model, Network)  # all of TWINS are ours
     twin = TWINS[config.name]
-    last = list(model.state_dict().values())[-1]
-    first = next(model.parameters())
-    arguments = {**twin.fixed, **config.args, "num_classes": len(last), "in_channels": first.shape[1], "rng": rng}
+    arguments = {**twin.fixed, **config.args, "num_classes": model.num_classes, "in_channels": model.in_channels}
+    arguments["rng"] = rng
     if twin.sized:
-        arguments["image_size"] = image_size
+        arguments["image_size"] = model.image_size
     if twin.drops:
         arguments["dropout"] = config.dropout
     network = twin.build(**arguments)

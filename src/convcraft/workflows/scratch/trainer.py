@@ -193,8 +193,7 @@ def prepare_numpy_trainer(
     facts = as_saved(facts)
     checkpoint = find_checkpoint(run, facts, console) if resume else None
     rng = np.random.default_rng(config.training.seed)
-    contract = train.preprocess
-    network = numpy_network(config.model, model, (contract.height, contract.width), rng)
+    network = numpy_network(config.model, model, rng)
     trainer = NumpyTrainer(
         **common_parts(run, config, train, val, task, facts, checkpoint),
         model=model,
