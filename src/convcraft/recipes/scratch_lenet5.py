@@ -2,8 +2,8 @@
 
 Sources: LeCun et al. 1998 (network), Kingma & Ba 2015 (Adam), Smith & Topin 2018 (one cycle).
 Command: convcraft scratch train mnist --out runs/scratch && convcraft evaluate runs/scratch
-Measured: benchmarks/results/scratch_mnist.json, made by `python benchmarks/scratch_mnist.py`: 99.24 % of the test images
-(99.20 to 99.30, 3 seeds), trained in 74 to 103 s on two shared cores.
+Measured: benchmarks/results/scratch_mnist.json, made by `python benchmarks/scratch_mnist.py`: 99.24 % of the test
+images (99.20 to 99.30, 3 seeds), trained in 74 to 103 s on two shared cores.
 """
 
 from convcraft.config import (
