@@ -132,7 +132,7 @@ def _finding(shown: FindingPictures) -> Html:
             f" and {len(rest) - NAMES_SHOWN:,} more" if len(rest) > NAMES_SHOWN else ""
         )
         parts.append(element("p", f"Also: {named}", class_="note", style="margin-top: 14px"))
-    return html.join(parts)
+    return element("div", html.join(parts), style="margin-bottom: 28px")
 
 
 def _card(picture: Picture) -> tuple[Html, Html]:
