@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import sys
 import tracemalloc
@@ -54,7 +55,7 @@ def test_the_page_prints_what_it_shows() -> None:
 def test_the_page_shows_something_for_every_trap() -> None:
     sections = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     assert len(sections) >= 14
-    assert all("```text" in section for section in sections)
+    assert all("```text" in section or "](assets/" in section for section in sections)
 
 
 # Batch norm ---------------------------------------------------------------------------------------------------------
@@ -255,6 +256,20 @@ def test_explaining_in_evaluation_or_with_frozen_norms_leaves_the_statistics_alo
         if isinstance(layer, layers.BatchNorm2d):
             layer.frozen = False
     assert len(changed()) == 3 * 19
+
+
+def test_figures_on_diverging_runs_are_those_measured() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "scratch_resnet20.json").read_text(encoding="utf-8"))
+    small, large = result["rates"]["0.01"], result["rates"]["0.1"]
+    steps = [
+        next(i for i, gap in enumerate(large[side]["loss_difference"], 1) if gap > 1e-6)
+        for side in ("numpy", "torch_moved")
+    ]
+    largest = f"{small['numpy']['largest_loss_difference']:.0e}"
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert f"at most {largest} over {result['steps']} steps" in text
+    assert f"more than 1e-6 from step {steps[0]} on" in text
+    assert f"from step {steps[1]} on" in text
 
 
 # Articles -----------------------------------------------------------------------------------------------------------
