@@ -111,6 +111,15 @@ def test_a_masked_class_may_have_a_logit_of_minus_infinity() -> None:
     assert_same("nll_loss", losses.NLLLoss(), masked, labels)
 
 
+def test_of_probabilities_a_masked_logit_makes_nan_as_in_torch() -> None:
+    masked = LOGITS.copy()
+    masked[:, 1] = -np.inf
+    one_hot = losses.one_hot(np.array([0, 2, 4, 2, 0, 3]), 5)
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(losses.cross_entropy(masked, one_hot))
+    assert torch.isnan(F.cross_entropy(torch.tensor(masked), torch.tensor(one_hot)))
+
+
 def test_a_batch_in_which_nothing_counts_has_no_mean() -> None:
     nothing = np.full(6, -100)
     with np.errstate(invalid="ignore"):
@@ -179,6 +188,12 @@ def test_one_hot_targets_and_class_numbers_agree() -> None:
         (lambda: losses.mse_loss(LOGITS, PROBABILITIES[:, :1]), "the input's shape"),
         (lambda: losses.mse_loss(LOGITS, PROBABILITIES, weight=WEIGHT), "a weight"),  # type: ignore[arg-type]
         (lambda: losses.binary_cross_entropy_with_logits(LOGITS, LABELS), "target is int64"),
+        (lambda: losses.binary_cross_entropy_with_logits(LOGITS[0], PROBABILITIES[0], LOGITS), "weight [6, 5]"),
+        (
+            lambda: losses.binary_cross_entropy_with_logits(LOGITS[0], PROBABILITIES[0], pos_weight=LOGITS),
+            "pos_weight [6, 5]; expected a shape that broadcasts to [5]",
+        ),
+        (lambda: losses.binary_cross_entropy_with_logits(LOGITS, PROBABILITIES, WEIGHT[:3]), "weight [3]"),
     ],
 )
 def test_refusals(call: Any, words: str) -> None:

@@ -150,6 +150,19 @@ def test_clipping_by_the_common_norm(max_norm: float) -> None:
     assert optim.clip_grad_norm(ours, 1e9) <= max_norm + WITHIN
 
 
+def test_a_gradient_of_nan_spoils_all_as_in_torch() -> None:
+    ours, theirs = start()
+    set_gradients(ours, theirs, 0)
+    assert theirs[0].grad is not None
+    ours[0].grad[0, 0] = theirs[0].grad[0, 0] = np.nan
+    assert np.isnan(optim.clip_grad_norm(ours, 0.5))
+    torch.nn.utils.clip_grad_norm_(theirs, 0.5)
+    for parameter, other in zip(ours, theirs, strict=True):
+        assert other.grad is not None
+        assert np.isnan(parameter.grad).all()
+        assert torch.isnan(other.grad).all()
+
+
 def test_frozen_gradients_do_not_count_in_the_norm() -> None:
     ours, theirs = start()
     set_gradients(ours, theirs, 0)

@@ -101,7 +101,7 @@ def test_evaluation_and_frozen_norms_have_constant_statistics(frozen: bool) -> N
 def test_running_variance_is_unbiased_and_normalisation_is_not() -> None:
     values = np.random.default_rng(0).standard_normal((4, 1))
     mean, variance = np.zeros(1), np.ones(1)
-    output = normalisation.batch_norm(values, mean, variance, training=True, momentum=1.0, eps=0.0)
+    output = normalisation.batch_norm(values, mean, variance, training=True, momentum=1.0, eps=1e-15)
     assert variance[0] == pytest.approx(values.var(ddof=1), rel=1e-12)
     assert output.var() == pytest.approx(1.0, rel=1e-12)  # not (M - 1) / M
 

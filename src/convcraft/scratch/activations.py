@@ -19,7 +19,11 @@ def relu(input: Array) -> Array:
 
 
 def relu_backward(grad_output: Array, output: Array) -> Array:
-    """The gradient passes where the output is positive. At exactly 0 there is no derivative; torch takes 0, as here."""
+    """The gradient passes where the output is positive. At exactly 0 there is no derivative; torch takes 0, as here.
+
+    Beyond finite numbers it differs from torch: an infinite gradient at 0 gives NaN (torch 0), at an output of NaN it
+    gives 0 (torch passes it).
+    """
     return grad_output * (output > 0)  # np.where takes ten times as long
 
 
@@ -63,7 +67,7 @@ def softmax(input: Array, dim: int) -> Array:
     """
     check_floating(input=input)
     check_dim(input, dim)
-    exponentials = np.exp(input - input.max(axis=dim, keepdims=True))
+    exponentials = np.exp(input - input.max(axis=dim, keepdims=True, initial=-np.inf))  # initial: for no numbers at all
     return exponentials / exponentials.sum(axis=dim, keepdims=True)
 
 
@@ -79,7 +83,7 @@ def log_softmax(input: Array, dim: int) -> Array:
     """log(softmax(input)) = input - log(sum of exp(input)), without ever computing a probability that may be 0."""
     check_floating(input=input)
     check_dim(input, dim)
-    shifted = input - input.max(axis=dim, keepdims=True)
+    shifted = input - input.max(axis=dim, keepdims=True, initial=-np.inf)
     return shifted - np.log(np.exp(shifted).sum(axis=dim, keepdims=True))
 
 

@@ -49,7 +49,10 @@ def cross_entropy(
     _refuse_old(size_average, reduce)
     _check_reduction(reduction)
     shares, divisor = _shares(input, target, weight, ignore_index, label_smoothing)
-    return _reduced(_surprise(shares, log_softmax(input, -1)), reduction, divisor)
+    log_probabilities = log_softmax(input, -1)
+    if np.issubdtype(np.asarray(target).dtype, np.floating):
+        return _reduced(-(shares * log_probabilities).sum(axis=-1), reduction, divisor)
+    return _reduced(_surprise(shares, log_probabilities), reduction, divisor)
 
 
 def cross_entropy_backward(
@@ -251,7 +254,10 @@ def one_hot(target: Array, num_classes: int, dtype: Any = np.float64) -> Array:
 
 
 def _surprise(shares: Array, log_probabilities: Array) -> Array:
-    """-sum over k of a_k log s_k; a class without a share counts 0 even of log 0 = -inf (a masked logit)."""
+    """-sum over k of a_k log s_k; with class numbers, a class without a share counts 0 even of log 0 = -inf.
+
+    So a masked logit of another class does no harm, as in torch. Of probabilities torch makes NaN of 0 * -inf.
+    """
     return -(shares * np.where(shares == 0, 0, log_probabilities)).sum(axis=-1)
 
 
@@ -314,6 +320,16 @@ def _check_same(input: Array, target: Array, **more: Array | None) -> None:
     check_floating(input=input, target=target, **more)
     if input.shape != target.shape:
         raise refuse(f"target {list(target.shape)}", f"the input's shape, {list(input.shape)}", "Reshape one of them.")
+    for name, factor in more.items():
+        if factor is not None and not _broadcasts(factor.shape, input.shape):
+            fix = "Give one factor per number, or per column."
+            raise refuse(f"{name} {list(factor.shape)}", f"a shape that broadcasts to {list(input.shape)}", fix)
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether an array of `shape` meets one of shape `to` without making it larger (torch refuses that, too)."""
+    fits = all(side in (1, wanted) for side, wanted in zip(shape[::-1], to[::-1], strict=False))
+    return len(shape) <= len(to) and fits
 
 
 def _refuse_old(size_average: None, reduce: None) -> None:

@@ -63,10 +63,10 @@ def batch_norm_forward(
     eps: float = 1e-5,
 ) -> tuple[Array, SavedBatchNorm]:
     """`batch_norm`, and what backward needs."""
-    _check(input, running_mean, running_var, weight, bias, training)
+    _check(input, running_mean, running_var, weight, bias, training, eps)
     if training:
         mean, variance, centred = batch_statistics(input)
-        if running_mean is not None and running_var is not None:
+        if running_mean is not None and running_var is not None and input.size:
             count = input.size // input.shape[1]
             _move(running_mean, mean, momentum)
             _move(running_var, variance * input.dtype.type(count / (count - 1)), momentum)  # unbiased, as in torch
@@ -199,6 +199,7 @@ def _check(
     weight: Array | None,
     bias: Array | None,
     training: bool,
+    eps: float,
 ) -> None:
     check_floating(input=input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     if input.ndim < 2:
@@ -211,6 +212,8 @@ def _check(
         raise refuse("one of running_mean and running_var", "both or none", "Pass the other, too.")
     if not training and running_mean is None:
         raise refuse("evaluation without running statistics", "running_mean and running_var", "Or set training=True.")
+    if training and eps <= 0:
+        raise refuse(f"eps={eps} in training", "a number above 0", "1e-5 is usual.")
     if training and input.size == input.shape[1]:
         fix = "Use a larger batch or larger maps, or freeze the norm."
         raise refuse("one value per channel in training", "at least two (the variance of one is 0)", fix)

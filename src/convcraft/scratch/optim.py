@@ -223,7 +223,7 @@ def clip_grad_norm(parameters: Sequence[Parameter], max_norm: float) -> float:
     grads = [parameter.grad for parameter in parameters if parameter.trainable]
     norm = math.sqrt(sum(float(np.square(grad, dtype=np.float64).sum()) for grad in grads))
     factor = max_norm / (norm + 1e-6)
-    for grad in grads if factor < 1 else ():
+    for grad in () if factor >= 1 else grads:  # a norm of NaN makes all NaN, as in torch, and is seen at once
         grad *= factor
     return norm
 
