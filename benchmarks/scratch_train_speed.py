@@ -26,6 +26,7 @@ from measured_on import hardware, spread, stolen_seconds, versions, write_result
 
 from convcraft.config import ModelConfig
 from convcraft.models.build import build_model
+from convcraft.scratch.halves import in_halves
 from convcraft.scratch.losses import CrossEntropyLoss
 from convcraft.scratch.optim import Adam
 from convcraft.training.allocator import keep_freed_memory
@@ -69,7 +70,6 @@ def main() -> None:
                     "threads": arguments.threads,
                     "wait_policy": os.environ["OMP_WAIT_POLICY"],
                     "stolen_cpu_seconds": round(stolen_seconds() - stolen_before, 1),
-                    "note": "Other work shared the machine; the sides took turns, so the ratios hold.",
                     "hardware": hardware(),
                     "versions": versions("convcraft", "torch", "numpy"),
                 },
@@ -131,12 +131,12 @@ def _start(config: ModelConfig) -> torch.nn.Module:
 
 def _numpy_side(config: ModelConfig, images: Any, labels: Any) -> Step:
     network = numpy_network(config, _start(config), np.random.default_rng(0)).train()
-    criterion, optimizer = CrossEntropyLoss(), Adam(network.parameters(), RATE)
+    criterion, optimizer, passes = CrossEntropyLoss(), Adam(network.parameters(), RATE), in_halves(network)
 
     def step(number: int) -> float:
         network.zero_grad()
-        loss = criterion(network(images[number]), labels[number])
-        network.backward(criterion.backward())
+        loss = criterion(passes(images[number]), labels[number])
+        passes.backward(criterion.backward())
         optimizer.step()
         return float(loss)
 

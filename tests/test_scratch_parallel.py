@@ -76,5 +76,5 @@ def test_less_than_one_thread_is_refused() -> None:
 
 
 def test_a_chunk_holds_at_least_one_image() -> None:
-    assert parallel.images_per_chunk(10 * parallel.CACHE_BYTES) == 1
-    assert parallel.images_per_chunk(parallel.CACHE_BYTES // 8) == 8
+    assert parallel.images_per_chunk(10 * parallel.CHUNK_BYTES) == 1
+    assert parallel.images_per_chunk(parallel.CHUNK_BYTES // 8) == 8

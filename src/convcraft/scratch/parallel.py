@@ -13,6 +13,7 @@ give the same numbers, bit for bit.
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,11 +25,14 @@ from convcraft.scratch.checks import Array, refuse
 
 Result = TypeVar("Result")
 
-CACHE_BYTES = 1 << 20  # what a chunk may touch, so that it stays in a core's second-level cache
+# What a chunk of images may touch. Less, and Python's own lock costs more than the caches save; more, and large maps
+# leave the caches.
+CHUNK_BYTES = 4 << 20
 SET_THREADS = ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_", "openblas_set_num_threads")
 GET_THREADS = ("scipy_openblas_get_num_threads64_", "openblas_get_num_threads64_", "openblas_get_num_threads")
 
 _pool: ThreadPoolExecutor | None = None
+_here = threading.local()  # .busy: this thread works on a chunk already
 _blas_threads_before: int | None = None
 
 
@@ -70,9 +74,17 @@ def over_images(
     size = images_per_chunk or max(1, -(-num_images // threads))
     starts = range(0, max(1, num_images), size)  # no images are one empty chunk, whose results have their shapes
     chunks = [slice(start, min(start + size, num_images)) for start in starts]
-    if _pool is None or len(chunks) == 1:
+    if _pool is None or len(chunks) == 1 or getattr(_here, "busy", False):
         return [function(chunk) for chunk in chunks]
-    return list(_pool.map(function, chunks))
+
+    def in_thread(chunk: slice) -> Result:
+        _here.busy = True  # chunks of chunks would wait for the threads that they keep busy
+        try:
+            return function(chunk)
+        finally:
+            _here.busy = False
+
+    return list(_pool.map(in_thread, chunks))
 
 
 def sum_in_order(parts: list[Array]) -> Array:
@@ -83,9 +95,9 @@ def sum_in_order(parts: list[Array]) -> Array:
     return total
 
 
-def images_per_chunk(bytes_per_image: int) -> int:
-    """How many images fit into a core's cache."""
-    return max(1, CACHE_BYTES // max(1, bytes_per_image))
+def images_per_chunk(bytes_per_image: int, chunk_bytes: int = CHUNK_BYTES) -> int:
+    """How many images make a chunk, at least one."""
+    return max(1, chunk_bytes // max(1, bytes_per_image))
 
 
 def blas_threads() -> int | None:

@@ -41,6 +41,7 @@ from convcraft.scratch.parallel import images_per_chunk, over_images, sum_in_ord
 POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)}
 USUAL_POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)
 KERNEL = 3
+CACHE_BYTES = 1 << 20  # transformed numbers of a chunk: they are read again and again, so they should stay in the cache
 
 
 @dataclass(frozen=True)
@@ -275,7 +276,8 @@ def _tiled_size(geometry: Geometry, outputs: int) -> Pair:
 
 def _chunk(geometry: Geometry, outputs: int, itemsize: int) -> int:
     size = outputs + KERNEL - 1
-    return images_per_chunk(size**2 * math.prod(tiles(geometry, outputs)) * geometry.in_channels * itemsize)
+    transformed = size**2 * math.prod(tiles(geometry, outputs)) * geometry.in_channels * itemsize
+    return images_per_chunk(transformed, CACHE_BYTES)
 
 
 def _cast(own: Matrices, dtype: np.dtype) -> Matrices:

@@ -23,6 +23,7 @@ from convcraft.data.loader import Batch, Ids, eval_batches
 from convcraft.errors import UserError
 from convcraft.scratch import parallel
 from convcraft.scratch.checks import Array
+from convcraft.scratch.halves import Halves, in_halves
 from convcraft.scratch.module import Module
 from convcraft.scratch.optim import Optimizer, clip_grad_norm
 from convcraft.tasks.classification import Classification
@@ -50,6 +51,7 @@ class NumpyTrainer(BaseTrainer):
     Attributes:
         model: the torch twin: it gave the start values, and judges and draws the finished run.
         network: what learns.
+        passes: what batches go through while it learns: the network, by halves of the batch where it can be.
         held: modules of frozen parts, which stay in evaluation mode.
         average: moving average of the weights, a network of its own; None without.
         loss: of training, with smoothing and class weights.
@@ -58,6 +60,7 @@ class NumpyTrainer(BaseTrainer):
 
     model: nn.Module
     network: Module
+    passes: Halves | Module
     held: list[Module]
     optimizer: Optimizer
     average: Module | None
@@ -85,14 +88,14 @@ class NumpyTrainer(BaseTrainer):
             batch = next(batches)
             watch.lap("data")
             images, targets = self._arrays(batch)
-            logits = self.network(images)  # [B, K]
+            logits = self.passes(images)  # [B, K]
             loss = self.loss(logits, targets)
             tally.add(loss, num_correct(logits, targets), len(images))
             if not math.isfinite(tally.loss_sum):
                 report_non_finite(self, batch, loss)
             watch.lap("forward")
             share = np.float32(len(images) / step_images)
-            self.network.backward(self.loss.backward() * share)
+            self.passes.backward(self.loss.backward() * share)
             watch.lap("backward")
         if self.config.training.gradient_clip_norm is not None:
             trained = [parameter for group in self.optimizer.groups for parameter in group["parameters"]]
@@ -198,6 +201,7 @@ def prepare_numpy_trainer(
         **common_parts(run, config, train, val, task, facts, checkpoint),
         model=model,
         network=network,
+        passes=in_halves(network),
         held=held_modules(network, model),
         optimizer=numpy_optimizer(config.optim, network),
         average=copy.deepcopy(network).eval() if config.training.ema_decay is not None else None,
