@@ -226,6 +226,203 @@ def test_softmax_of_any_numbers(values: list[float], shape: Any, dim: int) -> No
         assert gap(getattr(F, name)(numbers, dim), expected) <= WITHIN * max(1.0, float(np.abs(numbers).max()))
 
 
+SIZES = st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3))
+REDUCTIONS = st.sampled_from(["mean", "sum", "none"])
+
+
+def assert_answers_or_refusals_are_torchs(name: str, *given: Any, **chosen: Any) -> None:
+    """The same answer; or ours refuses. Where torch refuses, ours must."""
+    refused = None
+    try:
+        expected = getattr(T, name)(*[as_tensor(each) for each in given], **chosen)
+    except (RuntimeError, ValueError, IndexError) as error:
+        refused = error
+    if refused is not None:
+        with pytest.raises(ValueError, match="expected"):
+            getattr(F, name)(*given, **chosen)
+        return
+    with np.errstate(invalid="ignore", divide="ignore"):
+        output = getattr(F, name)(*given, **chosen)
+    assert output.shape == tuple(expected.shape)
+    assert str(output.dtype) == str(expected.dtype).removeprefix("torch.")
+    np.testing.assert_allclose(output, expected.numpy(), rtol=WITHIN, atol=WITHIN)
+
+
+@given(
+    sizes=SIZES,
+    axes=st.integers(1, 4),
+    statistics=st.booleans(),
+    affine=st.tuples(st.booleans(), st.booleans()),
+    training=st.booleans(),
+    momentum=st.floats(0, 1),
+    eps=st.sampled_from([1e-5, 1e-3, 0.5, 0.0, -1.0]),
+)
+@settings(max_examples=300, deadline=None)
+def test_batch_norm_of_any_arguments(
+    sizes: Any, axes: int, statistics: bool, affine: Any, training: bool, momentum: float, eps: float
+) -> None:
+    rng = np.random.default_rng(0)
+    numbers = rng.standard_normal(sizes[:axes])
+    channels = numbers.shape[1] if axes > 1 else 1
+    history = [rng.standard_normal(channels), rng.random(channels) + 1.5] if statistics else [None, None]
+    vectors = [rng.standard_normal(channels) if wanted else None for wanted in affine]
+    theirs = [as_tensor(each) for each in history]
+    if axes == 1 or not (training or statistics):  # torch lets some empty batches pass; ours refuses always
+        with pytest.raises(ValueError, match="expected"):
+            F.batch_norm(numbers, *history, *vectors, training, momentum, eps)
+        return
+    try:
+        expected = T.batch_norm(
+            torch.tensor(numbers), *theirs, *[as_tensor(each) for each in vectors], training, momentum, eps
+        )
+    except (RuntimeError, ValueError, IndexError):
+        with pytest.raises(ValueError, match="expected"):
+            F.batch_norm(numbers, *history, *vectors, training, momentum, eps)
+        return
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ours = F.batch_norm(numbers, *history, *vectors, training, momentum, eps)
+    np.testing.assert_allclose(ours, expected.numpy(), rtol=1e-11, atol=1e-11)
+    if statistics:
+        for array, tensor in zip(history, theirs, strict=True):
+            np.testing.assert_allclose(array, tensor.numpy(), rtol=WITHIN, atol=WITHIN)
+
+
+@given(
+    sizes=SIZES,
+    axes=st.integers(2, 4),
+    size=st.integers(0, 6),
+    alpha=st.floats(0, 2),
+    beta=st.floats(0, 2),
+    k=st.floats(0.5, 3),
+)
+@settings(max_examples=150, deadline=None)
+def test_local_response_norm_of_any_arguments(
+    sizes: Any, axes: int, size: int, alpha: float, beta: float, k: float
+) -> None:
+    numbers = np.random.default_rng(0).standard_normal(sizes[:axes])
+    if size == 0 and axes > 2:  # torch divides by a mean of nothing; ours refuses
+        with pytest.raises(ValueError, match="size=0"):
+            F.local_response_norm(numbers, size, alpha, beta, k)
+        return
+    assert_answers_or_refusals_are_torchs("local_response_norm", numbers, size, alpha, beta, k)
+
+
+@given(
+    rows=st.one_of(st.none(), st.integers(0, 5)),
+    classes=st.integers(1, 5),
+    weighted=st.booleans(),
+    ignored=st.integers(-2, 4),
+    reduction=REDUCTIONS,
+    smoothing=st.sampled_from([0.0, 0.1, 0.7, 1.0]),
+    scale=st.sampled_from([1.0, 100.0]),
+    kind=st.sampled_from(["numbers", "probabilities", "too large"]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=400, deadline=None)
+def test_class_losses_of_any_arguments(
+    rows: Any,
+    classes: int,
+    weighted: bool,
+    ignored: int,
+    reduction: str,
+    smoothing: float,
+    scale: float,
+    kind: str,
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    batch = () if rows is None else (rows,)
+    logits = scale * rng.standard_normal((*batch, classes))
+    weight = rng.random(classes) + 0.1 if weighted else None
+    common = {"ignore_index": ignored, "reduction": reduction}
+    target: Any = np.asarray(rng.integers(0, classes + (kind == "too large"), batch))
+    if kind == "probabilities":
+        target = rng.dirichlet(np.ones(classes), batch or None)
+    settings_of_torch = {**common, "weight": as_tensor(weight)}
+
+    def compare(name: str, **more: Any) -> None:
+        try:
+            expected = getattr(T, name)(torch.tensor(logits), torch.tensor(target), **settings_of_torch, **more)
+        except (RuntimeError, ValueError, IndexError):
+            with pytest.raises(ValueError, match="expected"):
+                getattr(F, name)(logits, target, weight=weight, **common, **more)
+            return
+        with np.errstate(invalid="ignore", divide="ignore"):
+            output = getattr(F, name)(logits, target, weight=weight, **common, **more)
+        np.testing.assert_allclose(output, expected.numpy(), rtol=WITHIN, atol=WITHIN)
+
+    compare("cross_entropy", label_smoothing=smoothing)
+    compare("nll_loss")
+
+
+@given(
+    sizes=SIZES,
+    axes=st.integers(0, 4),
+    reduction=REDUCTIONS,
+    factors=st.tuples(*[st.sampled_from(["none", "full", "last", "one", "larger", "wrong"])] * 2),
+)
+@settings(max_examples=300, deadline=None)
+def test_losses_of_numbers_of_any_arguments(sizes: Any, axes: int, reduction: str, factors: Any) -> None:
+    rng = np.random.default_rng(0)
+    shape = sizes[4 - axes :]
+    logits, target = np.asarray(5 * rng.standard_normal(shape)), np.asarray(rng.random(shape))
+    shapes = {"full": shape, "last": shape[-1:], "one": (), "larger": (2, *shape), "wrong": (*shape[:-1], 7)}
+    weight, pos_weight = (None if kind == "none" else np.asarray(rng.random(shapes[kind])) for kind in factors)
+    assert_answers_or_refusals_are_torchs("mse_loss", logits, target, reduction=reduction)
+    name = "binary_cross_entropy_with_logits"
+    try:
+        expected = getattr(T, name)(
+            torch.tensor(logits),
+            torch.tensor(target),
+            as_tensor(weight),
+            reduction=reduction,
+            pos_weight=as_tensor(pos_weight),
+        )
+    except (RuntimeError, ValueError):
+        with pytest.raises(ValueError, match="expected"):
+            getattr(F, name)(logits, target, weight, reduction=reduction, pos_weight=pos_weight)
+        return
+    with np.errstate(invalid="ignore", divide="ignore"):
+        output = getattr(F, name)(logits, target, weight, reduction=reduction, pos_weight=pos_weight)
+    assert output.shape == tuple(expected.shape)
+    np.testing.assert_allclose(output, expected.numpy(), rtol=WITHIN, atol=WITHIN)
+
+
+@given(
+    sizes=SIZES,
+    axes=st.integers(1, 4),
+    outputs=st.integers(1, 5),
+    bias=st.booleans(),
+    slope=st.floats(-1, 2),
+    dim=st.integers(-4, 3),
+)
+@settings(max_examples=150, deadline=None)
+def test_linear_and_activations_of_any_sizes(
+    sizes: Any, axes: int, outputs: int, bias: bool, slope: float, dim: int
+) -> None:
+    rng = np.random.default_rng(0)
+    numbers = np.asarray(rng.standard_normal(sizes[4 - axes :]))
+    weight = rng.standard_normal((outputs, numbers.shape[-1]))
+    assert_answers_or_refusals_are_torchs("linear", numbers, weight, rng.standard_normal(outputs) if bias else None)
+    assert_answers_or_refusals_are_torchs("leaky_relu", numbers, slope)
+    for name in ("relu", "sigmoid", "tanh"):
+        assert_answers_or_refusals_are_torchs(name, numbers)
+    for name in ("softmax", "log_softmax"):
+        assert_answers_or_refusals_are_torchs(name, numbers, dim)
+
+
+@given(sizes=SIZES, pads=st.lists(st.integers(0, 3), max_size=10), value=st.one_of(st.none(), st.floats(-2, 2)))
+@settings(max_examples=150, deadline=None)
+def test_padding_of_any_sizes(sizes: Any, pads: list[int], value: float | None) -> None:
+    assert_answers_or_refusals_are_torchs("pad", np.ones(sizes), tuple(pads), value=value)
+
+
+@given(numbers=st.lists(st.integers(-1, 5), max_size=4), classes=st.integers(-1, 6))
+@settings(max_examples=150, deadline=None)
+def test_one_hot_of_any_numbers(numbers: list[int], classes: int) -> None:
+    assert_answers_or_refusals_are_torchs("one_hot", np.array(numbers, np.int64), classes)
+
+
 # Refusals -----------------------------------------------------------------------------------------------------------
 
 

@@ -212,8 +212,8 @@ def _check(
         raise refuse("one of running_mean and running_var", "both or none", "Pass the other, too.")
     if not training and running_mean is None:
         raise refuse("evaluation without running statistics", "running_mean and running_var", "Or set training=True.")
-    if training and eps <= 0:
-        raise refuse(f"eps={eps} in training", "a number above 0", "1e-5 is usual.")
+    if eps < 0 or (training and eps == 0):
+        raise refuse(f"eps={eps}", "a number above 0 (in evaluation 0, too)", "1e-5 is usual.")
     if training and input.size == input.shape[1]:
         fix = "Use a larger batch or larger maps, or freeze the norm."
         raise refuse("one value per channel in training", "at least two (the variance of one is 0)", fix)
