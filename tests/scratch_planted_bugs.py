@@ -236,6 +236,32 @@ class Doubled(Module):
         return grad_output * self.factor
 
 
+class ReLUInPlace(layers.ReLU):
+    def forward(self, input: Array) -> Array:
+        np.maximum(input, 0, out=input)
+        self.output = input
+        return input
+
+
+class LinearHalvesTheOld(layers.Linear):
+    def backward(self, grad_output: Array) -> Array:
+        self.weight.grad *= 0.5
+        return super().backward(grad_output)
+
+
+class NoReturn(layers.ReLU):
+    def backward(self, grad_output: Array) -> Array:
+        self.grad = grad_output * (self.output > 0)
+        return None  # type: ignore[return-value]
+
+
+class DropoutDrawsElsewhere(layers.Dropout):
+    """Draws from a generator that nobody can put back."""
+
+    def _draw(self, input: Array) -> Array:
+        return (np.random.default_rng().random(input.shape) > 0.5) * 2.0
+
+
 class Remembering(layers.Linear):
     """Its backward uses the first input that it ever saw."""
 
@@ -297,7 +323,7 @@ LAYER_BUGS: list[tuple[Module, Array, str]] = [
     (LinearBiasNotSummed(4, 3), shape(3, 4), "Only the last image counts"),
     (trained_norm(BatchNormMeanConstant, True), shape(3, 3, 4, 3), "the mean is taken for a constant"),
     (trained_norm(BatchNormEvalFormulaInTraining, True), shape(3, 3, 4, 3), "the mean and the variance is taken"),
-    (trained_norm(BatchNormTrainingFormulaInEval, False), shape(3, 3, 4, 3), "share"),
+    (trained_norm(BatchNormTrainingFormulaInEval, False), shape(3, 3, 4, 3), "The formula of training"),
     (trained_norm(BatchNormMovesInEval, False), shape(3, 3, 4, 3), "evaluation mode changes running_mean"),
     (ReLUPassesAll(), shape(3, 4), "the layer's own derivative is missing"),
     (ReLUWritesIntoItsArgument(), shape(3, 4), "writes into its argument"),
@@ -315,6 +341,11 @@ LAYER_BUGS: list[tuple[Module, Array, str]] = [
     (ResidualForgetsShortcut(), shape(3, 3), "(a shortcut?) is missing"),
     (LRNForgetsNeighbours(3, 0.5), shape(2, 4, 4, 5), "As if the layer multiplied by a constant"),
     (Doubled(), shape(3, 4), "float32 into float64"),
+    (ReLUInPlace(), shape(3, 4), "forward writes into its input"),
+    (LinearHalvesTheOld(4, 3), shape(3, 4), "do not give twice the gradient of weight"),
+    (NoReturn(), shape(3, 4), "backward returns NoneType"),
+    (DropoutDrawsElsewhere(0.5), shape(3, 4), "two answers for one input"),
+    (ReLUPassesAll(), np.zeros((3, 4)), "Nothing could be tested"),
     (Remembering(4, 3), shape(3, 4), "the earlier forward"),
 ]
 TARGETS = np.array([2, 0, 1])
@@ -335,6 +366,21 @@ class NesterovWithoutLookahead(optim.SGD):
 class MomentumOverwritten(optim.SGD):
     def update(self, parameter: Parameter, memory: dict[str, Any], settings: dict[str, Any]) -> None:
         memory.clear()
+        super().update(parameter, memory, settings)
+
+
+class PlainMomentumOverwritten(optim.SGD):
+    """Right with Nesterov, wrong without."""
+
+    def update(self, parameter: Parameter, memory: dict[str, Any], settings: dict[str, Any]) -> None:
+        if not settings["nesterov"]:
+            memory.clear()
+        super().update(parameter, memory, settings)
+
+
+class SGDFirstStepDamped(optim.SGD):
+    def update(self, parameter: Parameter, memory: dict[str, Any], settings: dict[str, Any]) -> None:
+        memory.setdefault("velocity", np.zeros_like(parameter.data))
         super().update(parameter, memory, settings)
 
 
@@ -391,6 +437,8 @@ class AdamWDecayAdds(optim.AdamW):
 OPTIMIZER_BUGS: list[tuple[type[optim.Optimizer], str]] = [
     (NesterovWithoutLookahead, "Nesterov without looking ahead"),
     (MomentumOverwritten, "The velocity is overwritten"),
+    (PlainMomentumOverwritten, "The velocity is overwritten"),
+    (SGDFirstStepDamped, "Dampening is applied to the first step"),
     (SGDUpwards, "goes up the slope"),
     (SGDRateTwice, "The learning rate is applied twice"),
     (RMSpropEpsInside, "eps stands inside the root"),

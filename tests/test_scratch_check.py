@@ -97,6 +97,12 @@ def test_the_engine_itself_is_right(capsys: pytest.CaptureFixture[str]) -> None:
         ("x = 1\n", "defines no layer"),
         ("x = = 1\n", "SyntaxError"),
         ("x = 1\n\ny = 1 / 0\n", "line 3 stops with ZeroDivisionError"),
+        ("import sys\nsys.exit(0)\n", "stops with SystemExit"),
+        (
+            "from convcraft.scratch.optim import Optimizer\nclass Mine(Optimizer):\n"
+            "    def update(self, parameter, memory, settings): pass\n",
+            "an optimiser whose formula is known",
+        ),
         (
             "from convcraft.scratch.module import Module\nclass Needy(Module):\n    def __init__(self, a, b): pass\n"
             "    def forward(self, input): return input\n",
@@ -137,3 +143,28 @@ def examples():
 """
     assert _run(["scratch", "check", str(written(tmp_path, text))]) == 0
     assert "1 of 1 right" in capsys.readouterr().out
+
+
+def test_a_layer_with_our_name_and_other_parameters_is_checked_without_torch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = """
+import numpy as np
+from convcraft.scratch.module import Module, Parameter
+
+class Linear(Module):
+    def __init__(self, inputs, outputs):
+        self.W = Parameter(np.ones((inputs, outputs), np.float32))
+
+    def forward(self, input):
+        self.input = input
+        return input @ self.W.data
+
+    def backward(self, grad_output):
+        self.W.grad += self.input.T @ grad_output
+        return grad_output @ self.W.data.T
+"""
+    assert _run(["scratch", "check", str(written(tmp_path, text))]) == 0
+    printed = capsys.readouterr().out
+    assert "Linear: right" in printed
+    assert "torch" not in printed

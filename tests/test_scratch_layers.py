@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scratch_planted_bugs as planted
 import torch
 from scratch_parity import assert_differences, assert_equal, gap, gaps, take_over
 from torch import nn
@@ -268,3 +269,34 @@ def test_refusals_say_what_came_and_what_is_wanted(call: Any, words: str) -> Non
     with pytest.raises(ValueError, match="expected") as refused:
         call()
     assert words in str(refused.value)
+
+
+NEGATIVE_CONTROLS: list[tuple[Module, nn.Module, tuple[int, ...]]] = [
+    (planted.ConvFlippedKernel(2, 3, 3, padding=1), nn.Conv2d(2, 3, 3, padding=1), (2, 2, 5, 4)),
+    (planted.ConvMissingSum(2, 3, 3), nn.Conv2d(2, 3, 3), (2, 2, 5, 4)),
+    (planted.ConvPaddingCutWrongly(2, 3, 3, padding=1), nn.Conv2d(2, 3, 3, padding=1), (2, 2, 5, 4)),
+    (planted.ConvGroupsMixed(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, groups=2), (2, 4, 5, 4)),
+    (planted.LinearTransposed(4, 4), nn.Linear(4, 4), (3, 4)),
+    (planted.LinearBiasNotSummed(4, 3), nn.Linear(4, 3), (3, 4)),
+    (planted.BatchNormMeanConstant(3), nn.BatchNorm2d(3), (3, 3, 4, 3)),
+    (planted.BatchNormEvalFormulaInTraining(3), nn.BatchNorm2d(3), (3, 3, 4, 3)),
+    (planted.BatchNormTrainingFormulaInEval(3).eval(), nn.BatchNorm2d(3).eval(), (3, 3, 4, 3)),
+    (planted.ReLUPassesAll(), nn.ReLU(), (3, 4)),
+    (planted.LeakyReLUForgetsSlope(0.3), nn.LeakyReLU(0.3), (3, 4)),
+    (planted.SigmoidDerivativeForgotten(), nn.Sigmoid(), (3, 4)),
+    (planted.TanhWithoutSquare(), nn.Tanh(), (3, 4)),
+    (planted.MaxPoolSharesAmongAll(2), nn.MaxPool2d(2), (2, 2, 4, 6)),
+    (planted.AvgPoolNotDivided(2), nn.AvgPool2d(2), (2, 2, 4, 6)),
+    (planted.AdaptivePoolOnlyFirstPixel(2), nn.AdaptiveAvgPool2d(2), (2, 2, 4, 6)),
+    (planted.FlattenReadsAcross(), nn.Flatten(), (2, 2, 3, 2)),
+    (planted.SoftmaxDiagonalOnly(1), nn.Softmax(1), (3, 4)),
+    (planted.LogSoftmaxWithoutSum(1), nn.LogSoftmax(1), (3, 4)),
+    (planted.LRNForgetsNeighbours(3, 0.5), nn.LocalResponseNorm(3, 0.5), (2, 4, 3, 2)),
+]
+
+
+@pytest.mark.parametrize(("bug", "twin", "shape"), NEGATIVE_CONTROLS, ids=lambda value: type(value).__name__)
+def test_the_parity_tests_fail_on_planted_bugs(bug: Module, twin: nn.Module, shape: tuple[int, ...]) -> None:
+    """Negative controls: a suite that a wrong layer passes proves nothing."""
+    with pytest.raises(AssertionError):
+        assert_equal(bug, twin, shape)

@@ -27,6 +27,7 @@ class Evidence:
     per_image: list[Array] | None = None  # a parameter's gradient from the first and from the last image alone
     earlier: Callable[[], Array] | None = None  # the gradient at the input of the forward before
     diagonal: Callable[[], Array] | None = None  # the input gradient if output i depended on input i alone
+    training: bool = True  # the mode of the layer
 
 
 def diagnose(got: Array, expected: Array, wrong: Array, evidence: Evidence) -> str:
@@ -39,7 +40,9 @@ def diagnose(got: Array, expected: Array, wrong: Array, evidence: Evidence) -> s
         if candidate.shape != got.shape or not candidate.any():
             continue
         factor = _factor(got, candidate)
-        if factor is not None:
+        if factor is not None and (
+            got.size > 1 or _known(factor, evidence) is not None
+        ):  # any two numbers have a ratio
             return words + _times(factor, evidence, words)
     if got.shape != expected.shape:
         return f"The shape is {list(got.shape)}, should be {list(expected.shape)}: " + _shape_hint(got, expected)
@@ -114,6 +117,12 @@ def _times(factor: float, evidence: Evidence, words: str) -> str:
     """In words, the factor between what was given and the idea."""
     if abs(factor - 1) < CLOSE:
         return ""
+    usual = f"All numbers are {factor:.6g} times what they should be: a constant factor is missing or too many."
+    return (" " if words else "") + (_known(factor, evidence) or usual)
+
+
+def _known(factor: float, evidence: Evidence) -> str | None:
+    """What a factor is likely to come from."""
     batch, numbers = len(evidence.input), evidence.input.size
     known = {
         -1.0: "The sign is wrong (times -1).",
@@ -124,11 +133,7 @@ def _times(factor: float, evidence: Evidence, words: str) -> str:
         float(numbers): f"{numbers} times too large, the number of values: a mean is treated as a sum.",
         1.0 / numbers: f"{numbers} times too small, the number of values: divided by it once too often.",
     }
-    for value, sentence in known.items():
-        if abs(factor - value) <= CLOSE * abs(value):
-            return (" " if words else "") + sentence
-    sentence = f"All numbers are {factor:.6g} times what they should be: a constant factor is missing or too many."
-    return (" " if words else "") + sentence
+    return next((words for value, words in known.items() if abs(factor - value) <= CLOSE * abs(value)), None)
 
 
 def _shape_hint(got: Array, expected: Array) -> str:
@@ -143,7 +148,7 @@ def _where(got: Array, expected: Array, wrong: Array, evidence: Evidence) -> str
     """What is common to the wrong elements, where no idea fits all of them."""
     error = got - expected
     if expected.shape == evidence.input.shape and expected.ndim == 4:
-        shared = _shared_term(error, evidence.input)
+        shared = _shared_term(error, evidence.input, evidence.training)
         if shared is not None:
             return shared
     found = _of_error(got, expected, error, wrong, evidence)
@@ -192,7 +197,7 @@ def _of_error(got: Array, expected: Array, error: Array, wrong: Array, evidence:
     return None
 
 
-def _shared_term(error: Array, input: Array) -> str | None:
+def _shared_term(error: Array, input: Array, training: bool) -> str | None:
     """Batch norm's mistakes: per channel the error is a + b * (input - mean)."""
     axes = (0, 2, 3)
     centred = input - input.mean(axis=axes, keepdims=True)
@@ -201,6 +206,8 @@ def _shared_term(error: Array, input: Array) -> str | None:
     scale = CLOSE * float(np.abs(error).max())
     if np.abs(error - constant - slope * centred).max() > scale:
         return None
+    if not training:
+        return "The formula of training, though mean and variance are constants in evaluation."
     missing = []
     if np.abs(constant).max() > scale:
         missing.append("the mean")

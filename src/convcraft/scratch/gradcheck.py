@@ -37,6 +37,7 @@ class ArrayCheck:
     expected: Array
     wrong: Array  # bool, shape of expected; all True where the shapes differ
     diagnosis: str | None  # None where nothing is wrong
+    skipped: int = 0  # numbers at a corner, which have no derivative
 
     @property
     def worst(self) -> tuple[int, ...]:
@@ -46,7 +47,8 @@ class ArrayCheck:
 
     def line(self) -> str:
         if self.diagnosis is None:
-            return f"{self.name:<12} right   ({self.expected.size} numbers)"
+            corners = f", {self.skipped} at a corner, without a derivative" if self.skipped else ""
+            return f"{self.name:<12} right   ({self.expected.size} numbers{corners})"
         counted = f"{int(self.wrong.sum())} of {self.wrong.size} numbers"
         if self.got.shape != self.expected.shape:
             return f"{self.name:<12} WRONG   {self.diagnosis}"
@@ -76,6 +78,7 @@ class GradientReport:
                 "name": check.name,
                 "wrong": int(check.wrong.sum()),
                 "numbers": int(check.wrong.size),
+                "skipped": check.skipped,
                 "worst": list(check.worst),
                 "diagnosis": check.diagnosis,
             }
@@ -103,21 +106,34 @@ def check_gradients(layer: Module, input: Array, seed: int = 0) -> GradientRepor
     """
     layer, input = copy.deepcopy(layer).astype(np.float64), np.array(input, np.float64)
     report = GradientReport(type(layer).__name__)
-    repeat, earlier = _Repeatable(layer), np.roll(input, 1, axis=0) + 0.5
+    repeat, earlier, untouched = _Repeatable(layer), np.roll(input, 1, axis=0) + 0.5, input.copy()
+    before = layer.state_dict()
     try:
         repeat(earlier)  # backward must not remember it
         output = np.array(repeat(input))
+        again = np.array(repeat(untouched.copy()))
     except Exception as error:
         fix = "Pass an input of the shape that it takes."
         raise refuse(f"{report.layer} on an input {list(input.shape)}: {error}", "a forward that runs", fix) from error
+    report.broken_rules += _forward_rules(layer, before, input, untouched, output, again)
+    if report.broken_rules:
+        return report
     weights = np.random.default_rng(seed).standard_normal(output.shape)  # L = sum of output * weights
     layer.zero_grad()
     repeat(input)
     given = weights.copy()
     try:
-        grad_input = np.array(layer.backward(given))
+        returned = layer.backward(given)
     except Exception as error:
         report.broken_rules.append(f"backward stops with {type(error).__name__}: {error}")
+        return report
+    if not isinstance(returned, np.ndarray):
+        words = f"backward returns {type(returned).__name__}: it must return dL/d(input), an array"
+        report.broken_rules.append(words)
+        return report
+    grad_input = returned.copy()
+    if not np.array_equal(input, untouched):
+        report.broken_rules.append("backward writes into the input, which other layers may still need")
         return report
     if not np.array_equal(given, weights):
         report.broken_rules.append("backward writes into its argument, which others may still need: copy it first")
@@ -140,6 +156,7 @@ def check_gradients(layer: Module, input: Array, seed: int = 0) -> GradientRepor
             weights,
             earlier=partial(numeric_gradient, earlier_loss, earlier),
             diagonal=lambda: _diagonal(repeat, input) * weights,
+            training=layer.training,
         )
         report.checks.append(_compare("input", grad_input, loss, input, evidence))
     for name, parameter in layer.named_parameters():
@@ -169,7 +186,11 @@ def _compare(name: str, got: Array, function: Callable[[], float], array: Array,
         return ArrayCheck(name, got, expected, wrong, diagnose(got, expected, wrong, evidence))
     scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
     wrong = ~(np.abs(got - expected) <= TOLERANCE * scale) & ~kinks
-    return ArrayCheck(name, got, expected, wrong, diagnose(got, expected, wrong, evidence) if wrong.any() else None)
+    if kinks.all() and kinks.size:
+        words = "Nothing could be tested: every number lies at a corner. Try it on other numbers."
+        return ArrayCheck(name, got, expected, np.ones(expected.shape, bool), words)
+    diagnosis = diagnose(got, expected, wrong, evidence) if wrong.any() else None
+    return ArrayCheck(name, got, expected, wrong, diagnosis, int(kinks.sum()))
 
 
 def _differences(function: Callable[[], float], array: Array, step: float) -> tuple[Array, Array]:
@@ -222,6 +243,20 @@ class _Repeatable:
         return self.layer(input)
 
 
+def _forward_rules(
+    layer: Module, before: dict[str, Array], input: Array, untouched: Array, output: Array, again: Array
+) -> list[str]:
+    """What forward must not do; where it does, nothing can be measured."""
+    if not np.array_equal(input, untouched):
+        return ["forward writes into its input, which other layers may still need"]
+    moved = [name for name, array in layer.state_dict().items() if not np.array_equal(array, before[name])]
+    if moved and not layer.training:
+        return [f"forward in evaluation mode changes {', '.join(moved)}"]
+    if not np.array_equal(output, again, equal_nan=True):
+        return ["forward gives two answers for one input: draw from a np.random.Generator that is an attribute"]
+    return []
+
+
 def _rules(layer: Module, repeat: _Repeatable, input: Array, weights: Array) -> list[str]:
     """What every layer keeps to, and this one does not."""
     broken = []
@@ -235,10 +270,8 @@ def _rules(layer: Module, repeat: _Repeatable, input: Array, weights: Array) -> 
     for name, parameter, grad in zip(names, layer.parameters(), once, strict=True):
         if grad.any() and np.allclose(parameter.grad, grad):
             broken.append(f"backward overwrites the gradient of {name} instead of adding to it (grad += ...)")
-    untouched = input.copy()
-    repeat(untouched)
-    if not np.array_equal(untouched, input):
-        broken.append("forward writes into its input, which other layers may still need")
+        elif not np.allclose(parameter.grad, 2 * grad):
+            broken.append(f"two backwards do not give twice the gradient of {name}: it must be added (grad += ...)")
     state = layer.state_dict()
     mode = [module.training for module in layer.modules()]
     layer.eval()

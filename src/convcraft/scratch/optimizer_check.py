@@ -49,7 +49,7 @@ def sgd_steps(
         new = gradient if number == 0 and not first_damped else (1 - dampening) * gradient
         if rate_inside:
             new *= rate
-        velocity = momentum * velocity + new if kept else new
+        velocity = momentum * velocity + new if kept else gradient
         step = gradient + momentum * velocity if nesterov and lookahead else velocity
         if momentum == 0:
             step = gradient
@@ -123,10 +123,10 @@ def adam_steps(
 
 @dataclass(frozen=True)
 class Rule:
-    """An optimiser's formula, the settings that show every part of it, and its usual mistakes."""
+    """An optimiser's formula, settings that show every part of it, and its usual mistakes."""
 
     steps: Callable[..., Steps]
-    settings: Settings
+    settings: tuple[Settings, ...]
     mistakes: Mistakes
 
 
@@ -157,7 +157,7 @@ ADAM_MISTAKES: Mistakes = {
 RULES: dict[type[Optimizer], Rule] = {
     AdamW: Rule(
         lambda settings, **switches: adam_steps(settings, **{"decoupled": True, **switches}),
-        {"learning_rate": RATE, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1},
+        ({"learning_rate": RATE, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1},),
         {
             "Weight decay passes through the moments, as in Adam with L2; AdamW shrinks the weight itself.": {
                 "decoupled": False
@@ -168,20 +168,35 @@ RULES: dict[type[Optimizer], Rule] = {
     ),
     Adam: Rule(
         adam_steps,
-        {"learning_rate": RATE, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1},
+        ({"learning_rate": RATE, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1},),
         {"Weight decay shrinks the weight itself, as in AdamW.": {"decoupled": True}, **ADAM_MISTAKES},
     ),
     RMSprop: Rule(
         rmsprop_steps,
-        {"learning_rate": RATE, "alpha": 0.9, "eps": 1e-3, "weight_decay": 0.1, "momentum": 0.5},
+        tuple(
+            {"learning_rate": RATE, "alpha": 0.9, "eps": 1e-3, "weight_decay": 0.1, "momentum": momentum}
+            for momentum in (0.5, 0.0)
+        ),
         {"alpha and 1 - alpha are swapped.": {"swapped": True}, **SQUARES, **DECAY, **UPWARDS},
     ),
     SGD: Rule(
         sgd_steps,
-        {"learning_rate": RATE, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.1, "nesterov": True},
+        tuple(
+            {
+                "learning_rate": RATE,
+                "momentum": momentum,
+                "dampening": dampening,
+                "weight_decay": 0.1,
+                "nesterov": nesterov,
+            }
+            for momentum, dampening, nesterov in ((0.9, 0.0, True), (0.9, 0.2, False), (0.0, 0.0, False))
+        ),
         {
             "Nesterov without looking ahead: it is plain momentum.": {"lookahead": False},
             "The velocity is overwritten instead of kept: momentum has no effect.": {"kept": False},
+            "Dampening is applied to the first step as well; there the velocity is the gradient itself.": {
+                "first_damped": True
+            },
             "The learning rate is applied twice.": {"rate_twice": True},
             "The learning rate is multiplied into the velocity; a later change of it then comes late.": {
                 "rate_inside": True
@@ -230,11 +245,11 @@ def check_optimizer(kind: type[Optimizer]) -> OptimizerReport:
         known = ", ".join(rule.__name__ for rule in RULES)
         raise refuse(f"{kind.__name__}, of unknown formula", f"a subclass of {known}", "Derive it from one of them.")
     rule = RULES[base]
-    settings = dict(rule.settings)
-    got = _five_steps(lambda parameters: kind(parameters, **settings))
-    expected = rule.steps(settings)
-    diagnosis = None if _equal(got, expected) else _named(got, rule, settings)
-    return OptimizerReport(kind.__name__, tuple(got), tuple(expected), diagnosis)
+    for settings in rule.settings:
+        got, expected = _five_steps(kind, settings), rule.steps(settings)
+        if not _equal(got, expected):
+            return OptimizerReport(kind.__name__, tuple(got), tuple(expected), _named(got, rule, settings))
+    return OptimizerReport(kind.__name__, tuple(got), tuple(expected), None)
 
 
 def _named(got: Sequence[float], rule: Rule, settings: Settings) -> str:
@@ -252,9 +267,9 @@ def _named(got: Sequence[float], rule: Rule, settings: Settings) -> str:
     return "No usual mistake gives these numbers; compare the first step with the formula by hand."
 
 
-def _five_steps(make: Callable[[list[Parameter]], Optimizer]) -> Steps:
+def _five_steps(kind: type[Optimizer], settings: Settings) -> Steps:
     parameter = Parameter(np.array([START]))
-    optimizer = make([parameter])
+    optimizer = kind([parameter], **settings)
     positions = []
     for gradient in GRADIENTS:
         parameter.grad[:] = gradient

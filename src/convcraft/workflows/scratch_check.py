@@ -135,7 +135,11 @@ def _is_base(kind: type[Any]) -> bool:
 def _check(subject: Any, input: Array | None, where: str) -> Checked:
     kind = _class_of(subject)
     if issubclass(kind, Optimizer):
-        return Checked(check_optimizer(kind))
+        try:
+            return Checked(check_optimizer(kind))
+        except (ValueError, TypeError) as error:
+            fix = "Derive it from SGD, RMSprop, Adam or AdamW, with their settings."
+            raise UserError(f"{kind.__name__}: {error}", "an optimiser whose formula is known", fix) from error
     name = kind.__name__
     example = EXAMPLES.get(name)
     layer = subject if not inspect.isclass(subject) else _build(kind, example, where)
@@ -192,7 +196,10 @@ def _torch_gap(layer: Module, name: str, example: Example) -> float | None:
         return None
     twin = getattr(torch.nn, name)(*example.arguments, **example.settings).double()
     layer = layer.astype(np.float64)
-    layer.load_state_dict({key: tensor.numpy() for key, tensor in twin.state_dict().items()})
+    try:
+        layer.load_state_dict({key: tensor.numpy() for key, tensor in twin.state_dict().items()})
+    except ValueError:  # other parameters than torch's: another layer that has the name
+        return None
     numbers = np.random.default_rng(0).standard_normal(example.shape)
     tensor = torch.tensor(numbers, requires_grad=True)
     expected = twin(tensor)
@@ -218,7 +225,7 @@ def _load(file: Path) -> ModuleType:
     sys.modules[module.__name__] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [item.lineno for item in traceback.extract_tb(error.__traceback__) if item.filename == str(file)]
         at = lines[-1] if lines else getattr(error, "lineno", None)
         place = f", line {at}" if at else ""
