@@ -146,6 +146,8 @@ class Counting:
         Counting.multiplications += 1
         return self
 
+    __rmul__ = __mul__  # the padding's zeros are plain numbers
+
     def __add__(self, other: object) -> Counting:
         Counting.additions += 1
         return self
@@ -157,11 +159,8 @@ def test_the_count_of_the_plain_sum_is_that_of_a_counting_loop(options: dict[str
     input, weight = numbers(1, 4, 6, 5), numbers(4, 4 // settings_["groups"], 3, 2)
     geometry = geometry_of(input, weight, None, **settings_)
     Counting.multiplications = Counting.additions = 0
-    for _ in range(geometry.outputs):
-        window = [Counting() for _ in range(geometry.taps)]
-        total = window[0] * 1
-        for number in window[1:]:
-            total = total + number * 1
+    counted = [np.full(array.shape, Counting(), object) for array in (input, weight)]
+    ALGORITHMS["direct"].convolve(counted[0], counted[1], geometry)
     assert ALGORITHMS["direct"].count_ops(geometry) == Operations(Counting.multiplications, Counting.additions)
     assert convolve_with("direct", input, weight, **settings_).size == geometry.outputs
 
@@ -255,6 +254,13 @@ def test_the_rule_takes_the_plain_sum_where_exactness_is_asked_for() -> None:
     assert choose.choose(strided, np.float32) == "im2col_nhwc"
     assert choose.choose(Geometry(8, 1, 6, (28, 28), (5, 5)), np.float32) == "im2col_nchw"
     assert choose.choose(Geometry(8, 64, 64, (1, 56), (1, 3)), np.float32) == "im2col_nhwc"
+
+
+def test_a_gradient_of_another_dtype_is_refused() -> None:
+    input, weight = numbers(2, 16, 8, 8).astype(np.float32), numbers(16, 16, 3, 3).astype(np.float32)
+    output, saved = conv2d_forward(input, weight, padding=1)
+    with pytest.raises(ValueError, match="one dtype for all"):
+        conv2d_backward(output.astype(np.float64), saved)
 
 
 @pytest.mark.parametrize(

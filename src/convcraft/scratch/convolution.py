@@ -139,6 +139,7 @@ def conv2d_backward(
     The weight's gradient is a correlation of the input with the output's gradient. The input's is a "transposed"
     convolution: with stride 1, a correlation of g, padded by kernel - 1, with the kernel turned by 180 degrees.
     """
+    check_floating(grad_output=grad_output, weight=saved.weight)
     if grad_output.shape != (saved.geometry.batch, saved.geometry.out_channels, *saved.geometry.output_size):
         expected = [saved.geometry.batch, saved.geometry.out_channels, *saved.geometry.output_size]
         raise refuse(f"grad_output {list(grad_output.shape)}", f"the output's shape, {expected}", "Check the order.")

@@ -259,14 +259,32 @@ def _transpose_input(grads: Array, own: Matrices, tiled: tuple[int, int, int], p
     step = len(own.output)
     by_column = (own.input.T @ grads.reshape(size, -1)).reshape(size, size, batch, rows, columns, channels)
     (height, width) = padded_size
-    row_sums = np.zeros((size, batch, rows, width, channels), grads.dtype)
-    for offset in range(size):
-        row_sums[:, :, :, offset : offset + step * columns : step] += by_column[offset]
+    row_sums = np.empty((size, batch, rows, width, channels), grads.dtype)
+    _add_overlaps(row_sums.transpose(3, 0, 1, 2, 4), by_column.transpose(0, 4, 1, 2, 3, 5), step)
     by_row = (own.input.T @ row_sums.reshape(size, -1)).reshape(size, batch, rows, width, channels)
-    sums = np.zeros((batch, height, width, channels), grads.dtype)
-    for offset in range(size):
-        sums[:, offset : offset + step * rows : step] += by_row[offset]
+    sums = np.empty((batch, height, width, channels), grads.dtype)
+    _add_overlaps(sums.transpose(1, 0, 2, 3), by_row.transpose(0, 2, 1, 3, 4), step)
     return sums
+
+
+def _add_overlaps(sums: Array, tiles_of: Array, step: int) -> None:
+    """sums[t * step + offset] = sum of tiles_of[offset, t]: tiles of n > step pixels, one every `step` pixels.
+
+    The first `step` pixels of all tiles lie side by side and are written; only the rest of each, which lies under the
+    next, is added.
+
+    Args:
+        sums: [tiles * step + n - step, ...], overwritten.
+        tiles_of: [n, tiles, ...].
+    """
+    size, number = tiles_of.shape[:2]
+    sums[number * step :] = 0
+    for offset in range(size):
+        pixels = sums[offset : offset + step * number : step]
+        if offset < step:
+            pixels[...] = tiles_of[offset]
+        else:
+            pixels += tiles_of[offset]
 
 
 def _tiled_size(geometry: Geometry, outputs: int) -> Pair:
