@@ -293,8 +293,15 @@ def test_the_first_step_of_adam_is_the_learning_rate() -> None:
 
 
 def test_the_checker_sees_a_tie_as_a_corner_and_not_as_a_mistake() -> None:
-    report = check_gradients(Sequential(layers.ReLU(), layers.MaxPool2d(2)), np.zeros((2, 1, 4, 4)))
+    network = Sequential(layers.ReLU(), layers.MaxPool2d(2))
+    maps = np.random.default_rng(0).standard_normal((2, 1, 4, 4))
+    maps[0] = 0
+    report = check_gradients(network, maps)
     assert report.passed, report.lines()
+    assert "16 at a corner" in report.lines()[0]
+    nothing = check_gradients(network, np.zeros((2, 1, 4, 4)))  # corners alone prove nothing
+    assert not nothing.passed
+    assert "Nothing could be tested" in nothing.lines()[0]
 
 
 def test_correlation_and_convolution() -> None:
