@@ -1,7 +1,8 @@
 """Claim: NumPy's best convolution is quicker than torch's on 3x3 kernels; which algorithm wins depends on the shape.
 
     python benchmarks/scratch_convolutions.py [--rounds 7] [--threads 2] [--figure docs/assets/scratch-convolutions.png]
-    python benchmarks/scratch_convolutions.py --page docs/scratch-convolutions.md
+    python benchmarks/scratch_convolutions.py --threads 1 --result scratch_convolutions_1_thread
+    python benchmarks/scratch_convolutions.py --result scratch_convolutions_1_thread --page docs/scratch-convolutions.md
 
 1. Every algorithm of convcraft.scratch on a grid of shapes, forward, float32: milliseconds, multiplications, workspace,
    and the largest error against float64 as a share of the largest output. The direct loop computes a corner of one
@@ -75,13 +76,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--result", default="scratch_convolutions", help="name of the result file")
     parser.add_argument("--figure", type=Path, help="draw the forward times there")
     parser.add_argument("--page", type=Path, help="only write the committed result into this page, and its figure")
     options = parser.parse_args()
     if options.page is not None:
-        write_tables(options.page)
+        shapes = json.loads((RESULTS / f"{options.result}.json").read_text("utf-8"))["shapes"]
+        write_tables(shapes, options.page)
         if options.figure is not None:
-            draw(committed(), options.figure)
+            draw(shapes, options.figure)
         return
     keep_freed_memory()
     torch.set_num_threads(options.threads)
@@ -92,7 +95,7 @@ def main() -> None:
     bar = next(found["training"]["ratio"] for found in shapes if tuple(found["shape"]) == BAR_SHAPE)
     print(f"forward and backward on {BAR_SHAPE}: {bar:.2f} times torch (bar {BAR})")
     write_result(
-        "scratch_convolutions",
+        options.result,
         {
             "claim": f"the engine's 3x3 convolution, 56x56, 64 to 64 channels, >= {BAR} times torch's speed",
             "bar": {"found": bar, "least": BAR, "met": bar >= BAR},
@@ -213,15 +216,8 @@ def direct_row(input: Any, weight: Any, geometry: Geometry) -> dict[str, Any]:
     return {"milliseconds": 1e3 * seconds, "scaled": True, "error": error, **costs(direct, geometry)}
 
 
-def committed() -> list[dict[str, Any]]:
-    """The shapes of the committed result."""
-    shapes: list[dict[str, Any]] = json.loads((RESULTS / "scratch_convolutions.json").read_text("utf-8"))["shapes"]
-    return shapes
-
-
-def write_tables(page: Path) -> None:
-    """The tables of results/scratch_convolutions.json between the markers of docs/scratch-convolutions.md."""
-    shapes = committed()
+def write_tables(shapes: list[dict[str, Any]], page: Path) -> None:
+    """The tables of a result between the markers of docs/scratch-convolutions.md."""
     text = page.read_text(encoding="utf-8")
     for name, rows in (("forward", forward_table(shapes)), ("training", training_table(shapes))):
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
