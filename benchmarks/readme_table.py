@@ -415,6 +415,17 @@ def scratch_mnist_rows(result: Result) -> Iterator[Row]:
     yield _row(result, claim, _accuracy_and_time(figures))
 
 
+def scratch_convolution_rows(result: Result) -> Iterator[Row]:
+    if "bar" not in result:
+        return
+    claim = Text(
+        f"A 3x3 convolution in NumPy (56x56, 64 to 64 maps), forward and backward, against torch, {result['threads']} thread",
+        f"NumPy 的 3x3 卷积（56x56，64 到 64 个特征图），前向加反向，对比 torch，{result['threads']} 线程",
+    )
+    ratio = f"{result['bar']['found']:.2f}"
+    yield _row(result, claim, Text(f"{ratio} times as fast", f"{ratio} 倍速度"))
+
+
 def scratch_train_speed_rows(result: Result) -> Iterator[Row]:
     networks = result.get("networks", {})
     if not networks:
@@ -458,6 +469,7 @@ MAKERS: dict[str, Callable[[Result], Iterator[Row]]] = {
     "scratch_resnet20": scratch_resnet20_rows,
     "scratch_mnist": scratch_mnist_rows,
     "scratch_train_speed": scratch_train_speed_rows,
+    "scratch_convolutions_1_thread": scratch_convolution_rows,
 }
 
 
