@@ -419,7 +419,7 @@ def scratch_convolution_rows(result: Result) -> Iterator[Row]:
     if "bar" not in result:
         return
     claim = Text(
-        f"A 3x3 convolution in NumPy (56x56, 64 to 64), forward and backward, against torch, {result['threads']} thread",
+        f"3x3 convolution in NumPy (56x56, 64 to 64), forward and backward, against torch, {result['threads']} thread",
         f"NumPy 的 3x3 卷积（56x56，64 到 64 个特征图），前向加反向，对比 torch，{result['threads']} 线程",
     )
     ratio = f"{result['bar']['found']:.2f}"
