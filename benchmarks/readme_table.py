@@ -435,7 +435,8 @@ def scratch_train_speed_rows(result: Result) -> Iterator[Row]:
         f"Training in NumPy against eager torch (float32, NCHW, Adam, batch 64), {threads} threads: speed",
         f"NumPy 训练对比 torch eager（float32、NCHW、Adam、批大小 64），{threads} 线程：速度",
     )
-    ratios = {name: f"{figures['ratio']['median']:.2f}" for name, figures in networks.items()}
+    found = {name: figures["ratio"] for name, figures in networks.items()}
+    ratios = {name: f"{r['median']:.2f} ({r['min']:.2f}-{r['max']:.2f})" for name, r in found.items()}
     yield _row(
         result,
         claim,
