@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_run import BASE, QUIET, TRAIN, VAL, files_of, stop_after, trainer_for
 from torch import Tensor
 
 from convcraft.cli.app import main
 from convcraft.config import RunConfig
+from convcraft.data.named import read_digits
 from convcraft.errors import UserError
 from convcraft.models.build import build_model
 from convcraft.scratch import parallel
@@ -266,12 +268,17 @@ def test_later_commands_take_the_run(tmp_path: Path, capsys: pytest.CaptureFixtu
     build_network(description.config.model, description.classes, description.preprocess).load_state_dict(
         load_newest(run / CHECKPOINTS)[0].tensors["model"]
     )
-    for command in (["evaluate", str(run), "--json"], ["report", str(run)]):
+    digit = np.asarray(next(iter(read_digits().splits.values()))[0].image)
+    Image.fromarray(digit).save(tmp_path / "digit.png")
+    commands = (["evaluate", str(run)], ["report", str(run)], ["predict", str(run), str(tmp_path / "digit.png")])
+    answers = []
+    for command in commands:
         with pytest.raises(SystemExit) as ending:
-            main([*command, "--quiet"])
+            main([*command, "--quiet", "--json"])
         assert ending.value.code == 0
-    evaluated = json.loads(next(line for line in capsys.readouterr().out.splitlines() if line.startswith("{")))
-    assert evaluated["accuracy"] > 0.85
+        answers.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    assert answers[0]["accuracy"] > 0.85
+    assert answers[2]["predictions"][0]["label"] in description.classes
     assert "convcraft train --config" in (run / "report.html").read_text(encoding="utf-8")
 
 
