@@ -361,7 +361,7 @@ def test_refuses(settings, message):
 
 
 def test_refuses_networks_without_a_classifier_and_empty_sets():
-    with pytest.raises(UserError, match="names no classifier"):
+    with pytest.raises(UserError, match="has no classifier"):
         extract_features(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), image_set())
     with pytest.raises(UserError, match="no images"):
         extract_features(network(), image_set().subset(np.arange(0)))

@@ -230,7 +230,7 @@ def test_bad_layers_and_networks_are_refused() -> None:
         LayerTaps(network(), ("layer9",))
     with pytest.raises(UserError, match="every layer once"):
         LayerTaps(network(), ("layer1.0", "layer1.0"))
-    with pytest.raises(UserError, match="one linear layer"):
+    with pytest.raises(UserError, match="has no classifier"):
         LayerHead(nn.Sequential(nn.Linear(3, 2)), (), 3, 2)
     with pytest.raises(UserError, match=r"layer returns \[2, 3\]"):
         pool(torch.zeros(2, 3, dtype=torch.int64), "layer")

@@ -229,5 +229,5 @@ def test_install_refuses_other_shapes():
     features, targets = blobs(12, 5, 3)
     with pytest.raises(UserError, match="equal shapes"):
         install(fit_probe(features, targets, 3, penalties=(1.0,)), small_network())
-    with pytest.raises(UserError, match="names no classifier"):
+    with pytest.raises(UserError, match="has no classifier"):
         install(fit_probe(features, targets, 3, penalties=(1.0,)), nn.Sequential(nn.Linear(5, 3)))

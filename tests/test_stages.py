@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from convcraft.config import ModelConfig
 from convcraft.errors import UserError
 from convcraft.models.build import OWN_MODELS, build_model
+from convcraft.models.classifier import classifier_names
 from convcraft.models.layer_head import LayerHead
-from convcraft.models.stages import Stage, check_running_order, classifier_names, is_part, named_tensors, stages_of
+from convcraft.models.stages import Stage, check_running_order, is_part, named_tensors, stages_of
 
 LARGE = ("alexnet", "vgg")  # hundreds of megabytes: built without memory, so they cannot run
 TIMM = (

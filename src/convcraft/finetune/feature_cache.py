@@ -33,7 +33,7 @@ from convcraft.data.image_set import ImageSet
 from convcraft.data.preprocess import Preprocess
 from convcraft.data.sample import Sample
 from convcraft.data.user_cache import user_cache_dir
-from convcraft.finetune.tapped_network import classifier_of
+from convcraft.models.classifier import only_classifier
 
 LARGEST_CACHE_BYTES = 4 << 30  # of all features together; what was used longest ago goes first
 STALE_DRAFT_SECONDS = 86_400.0  # a draft so old belongs to a process that was killed
@@ -146,7 +146,7 @@ def context_hash(model: nn.Module, preprocess: Preprocess, computed: Mapping[str
         **computed,
     }
     hasher.update(json.dumps(facts, sort_keys=True).encode())
-    classifier = classifier_of(model)
+    _, classifier = only_classifier(model)
     own = {id(tensor) for tensor in (*classifier.parameters(), *classifier.buffers())}
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
         if id(tensor) not in own:

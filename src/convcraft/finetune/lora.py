@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from convcraft.errors import UserError
-from convcraft.models.stages import classifier_names, is_part
+from convcraft.models.classifier import classifier_names
+from convcraft.models.stages import is_part
 
 ADAPTER = "lora"  # the adapter's name in its layer: conv1.lora.down.weight beside conv1.weight
 PLAIN_LAYERS = ("Conv2d", "Conv2dSame", "Linear")  # their output is linear in their weight; Conv2dSame is timm's

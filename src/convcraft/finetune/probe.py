@@ -14,7 +14,7 @@ from torch import nn
 from convcraft.errors import UserError
 from convcraft.finetune.logistic import Axes, Floats, LogisticRegression
 from convcraft.finetune.probe_folds import stratified_folds
-from convcraft.finetune.tapped_network import classifier_of
+from convcraft.models.classifier import linear_classifier
 
 # scikit-learn's 1 / C, on standardised features; from strong to weak, so that each fit starts close to its end.
 PENALTIES = tuple(float(value) for value in 10.0 ** np.arange(4.0, -2.1, -0.5))
@@ -228,8 +228,8 @@ def install(probe: LinearProbe, model: nn.Module) -> None:
     Raises:
         UserError: the network's last layer is not linear, or has other inputs or classes.
     """
-    classifier = classifier_of(model)
-    if not isinstance(classifier, nn.Linear) or classifier.bias is None:
+    _, classifier = linear_classifier(model)
+    if classifier.bias is None:
         received = f"a last layer {classifier}"
         raise UserError(received, "a linear layer with bias", "Choose a network that ends in one.")
     if classifier.weight.shape != probe.weight.shape:

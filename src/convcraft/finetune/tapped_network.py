@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from convcraft.data.preprocess import Preprocess
 from convcraft.errors import UserError
 from convcraft.finetune.map_warp import MapWarp
+from convcraft.models.classifier import only_classifier
 
 LAST = ""  # stands for the classifier's input among the layers
 
@@ -49,7 +50,7 @@ class TappedNetwork:
             if not tap or tap not in modules:
                 raise UserError(f"layer {tap!r}", f"a module of {type(model).__name__}", "Check the layer's name.")
             modules[tap].register_forward_hook(self._keeper(tap))
-        classifier_of(self.model).register_forward_pre_hook(self._keep_last)
+        only_classifier(self.model)[1].register_forward_pre_hook(self._keep_last)
         shape = (1, preprocess.channels, preprocess.height, preprocess.width)
         self.widths = [part.shape[1] for part in self._parts(torch.zeros(shape), "32-true")]
 
@@ -100,7 +101,8 @@ class WarpedNetwork:
         self.warp, self.num_views, self.place = warp, num_views, place
         self.model: Any = _frozen_copy(model, place)
         self.seen: list[Tensor] = []
-        classifier_of(self.model).register_forward_pre_hook(lambda _, inputs: self.seen.append(inputs[0].flatten(1)))
+        _, classifier = only_classifier(self.model)
+        classifier.register_forward_pre_hook(lambda _, inputs: self.seen.append(inputs[0].flatten(1)))
         rows = self(torch.zeros(1, preprocess.channels, preprocess.height, preprocess.width), np.zeros(1, np.int64))
         self.widths = [rows.shape[1] // num_views] * num_views
 
@@ -130,20 +132,6 @@ def _computing(place: str, precision: str) -> Iterator[None]:
             dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float16
             stack.enter_context(torch.autocast(place, dtype))
         yield
-
-
-def classifier_of(model: nn.Module) -> nn.Module:
-    """The module whose outputs are the logits.
-
-    Raises:
-        UserError: the network names none.
-    """
-    get = cast("Callable[[], nn.Module] | None", getattr(model, "get_classifier", None))
-    classifier = get() if get is not None else None
-    if not isinstance(classifier, nn.Module) or isinstance(classifier, nn.Identity):
-        fix = "Give it get_classifier(), as our networks and timm's have it."
-        raise UserError(f"{type(model).__name__} names no classifier", "a network that names its last layer", fix)
-    return classifier
 
 
 def pooled(output: Any, pool_side: int, name: str = "", channels_last: bool = False) -> Tensor:

@@ -29,7 +29,7 @@ from convcraft.finetune.method_settings import METHOD_SETTINGS
 from convcraft.finetune.methods import PreparedMethod, prepare_method
 from convcraft.finetune.robust import attack_hook, pull_to_start
 from convcraft.finetune.split_network import CannotSplit, split_network
-from convcraft.models.stages import classifier_names
+from convcraft.models.classifier import classifier_names
 from convcraft.tasks.classification import Classification
 from convcraft.training.checkpoint import CHECKPOINTS, load_checkpoint, saved_checkpoints
 from convcraft.training.devices import accelerator_of, precision_of

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from convcraft.errors import UserError
+from convcraft.models.classifier import linear_classifier
 from convcraft.models.initialise import initialise_classifier
-from convcraft.models.tap_points import classifier_name
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 
@@ -120,7 +120,7 @@ class LayerHead(nn.Module):
 
     def __init__(self, network: nn.Module, tapped_layers: Sequence[str], num_features: int, num_classes: int) -> None:
         super().__init__()
-        old_classifier = classifier_name(network)
+        old_classifier, _ = linear_classifier(network)
         classifier, selected = nn.Linear(num_features, num_classes), torch.arange(num_features)
         if old_classifier in tapped_layers:
             fix = "Leave it out: what it reads is read anyway."

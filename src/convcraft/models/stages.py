@@ -10,12 +10,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, takewhile
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from convcraft.errors import UserError
+from convcraft.models.classifier import classifier_names
 from convcraft.models.layer_head import LayerHead
 from convcraft.models.network import Network
 
@@ -58,22 +59,6 @@ def stages_of(model: nn.Module, images: Tensor | None = None) -> tuple[Stage, ..
     if images is not None:
         check_running_order(model, stages, images)
     return stages
-
-
-def classifier_names(model: nn.Module) -> tuple[str, ...]:
-    """Module paths of what `get_classifier()` gives: one, or two where a network has two heads.
-
-    Raises:
-        UserError: a network without a classifier.
-    """
-    get_classifier = cast("Callable[[], Any] | None", getattr(model, "get_classifier", None))
-    found = get_classifier() if get_classifier is not None else None
-    wanted = found if isinstance(found, tuple) else (found,)
-    names = tuple(name for name, module in model.named_modules() if name and any(module is w for w in wanted))
-    if not names or not any(True for w in wanted if w is not None for _ in w.parameters()):
-        expected = "a network whose get_classifier() gives a layer with weights"
-        raise UserError(f"{type(model).__name__} has no classifier", expected, "Choose a network that classifies.")
-    return names
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

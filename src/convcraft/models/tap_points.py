@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from convcraft.errors import UserError
+from convcraft.models.classifier import linear_classifier
 
 MOST_TAPS = 24
 CONTAINERS = (nn.Sequential, nn.ModuleList)
@@ -26,7 +26,7 @@ def tap_points(network: nn.Module) -> tuple[str, ...]:
     Raises:
         UserError: a network without one last linear layer.
     """
-    found = [name for name, _ in _points(network, "", network.get_submodule(classifier_name(network)))]
+    found = [name for name, _ in _points(network, "", linear_classifier(network)[1])]
     if len(found) <= MOST_TAPS:
         return tuple(found)
     step = (len(found) - 1) / (MOST_TAPS - 1)
@@ -88,18 +88,3 @@ def _has_kernel(module: nn.Module) -> bool:
 
 def _holds(module: nn.Module, part: nn.Module) -> bool:
     return any(inner is part for inner in module.modules())
-
-
-def classifier_name(network: nn.Module) -> str:
-    """Module path of the last linear layer.
-
-    Raises:
-        UserError: the network has none, or several.
-    """
-    get_classifier = getattr(network, "get_classifier", None)
-    classifier = get_classifier() if get_classifier else None
-    for name, module in network.named_modules():
-        if module is classifier and isinstance(module, nn.Linear):
-            return name
-    received = f"{type(network).__name__} ends with {type(classifier).__name__}"
-    raise UserError(received, "one linear layer that classifies", "Choose another network for a head on many layers.")

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from convcraft.errors import UserError
 from convcraft.models.cards import Card, read_card
-from convcraft.models.stages import classifier_names, is_part
+from convcraft.models.classifier import classifier_names
+from convcraft.models.stages import is_part
 from convcraft.models.weights_file import StoredWeights, read_weights_file
 
 __all__ = ["Card", "WeightsReport", "load_weights", "read_card"]

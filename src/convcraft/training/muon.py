@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convcraft.models.classifier import classifiers
+
 # p(s) = a s + b s^3 + c s^5 with the steepest rise at 0 that still keeps singular values in about 0.7..1.2 (Jordan).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
@@ -147,5 +149,4 @@ def _classifiers(model: nn.Module, layers: list[nn.Linear | nn.Conv2d]) -> list[
     """Ours and timm's networks name theirs (timm sometimes two); of others the last layer is taken."""
     if not hasattr(model, "get_classifier"):
         return list(layers[-1:])
-    classifier: Any = model.get_classifier()  # type: ignore[operator]
-    return list(classifier) if isinstance(classifier, (tuple, list)) else [classifier]
+    return list(classifiers(model).values())

@@ -18,11 +18,10 @@ from convcraft.data.preprocess import Preprocess
 from convcraft.finetune.attempts import Fitted
 from convcraft.finetune.trained_candidate import PassSeconds
 from convcraft.models.cards import Card
+from convcraft.models.classifier import classifier_names, classifiers, linear_classifier
 from convcraft.models.initialise import initialise_classifier
 from convcraft.models.layer_head import LayerHead
 from convcraft.models.pretrained import resolve_pretrained
-from convcraft.models.stages import classifier_names
-from convcraft.models.tap_points import classifier_name
 from convcraft.models.weights import load_weights
 from convcraft.training.devices import accelerator_of, precision_of
 from convcraft.training.freeze import freeze, is_part, tensor_hash
@@ -49,7 +48,7 @@ class PretrainedStart:
         """
         torch.manual_seed(self.config.training.seed)
         model = build_network(self.config.model, classes, preprocess)
-        classifier_name(model)  # a probe must be able to stand in its place: seen now, not after the search
+        linear_classifier(model)  # a probe must be able to stand in its place: seen now, not after the search
         console.print(str(load_weights(model, self.path)), highlight=False, markup=False)
         freeze(model, self.config.model.freeze)
         return StartNetwork(model.eval(), preprocess)
@@ -65,8 +64,7 @@ class StartNetwork:
     def copy(self) -> nn.Module:
         """A copy with a fresh classifier, drawn from torch's seeded generator."""
         network = copy.deepcopy(self.model)
-        for name in classifier_names(network):
-            classifier = network.get_submodule(name)
+        for classifier in classifiers(network).values():
             if isinstance(classifier, nn.Linear):
                 initialise_classifier(classifier)
         return network

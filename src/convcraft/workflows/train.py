@@ -26,9 +26,11 @@ from convcraft.doctor.preflight import preflight
 from convcraft.errors import UserError
 from convcraft.evaluation.metrics import Report
 from convcraft.models.build import num_parameters
+from convcraft.models.classifier import classifier_names
 from convcraft.models.network import Network
 from convcraft.models.output_check import refuse_probabilities
 from convcraft.models.pretrained import find_card
+from convcraft.models.stages import is_part
 from convcraft.models.weights import load_weights
 from convcraft.tasks.classification import Classification, balanced_weights
 from convcraft.training.base_trainer import BaseTrainer
@@ -271,12 +273,12 @@ def tell(findings: Sequence[Finding], console: Console) -> None:
 def _start_from(model: nn.Module, path: Path, classes: tuple[str, ...], console: Console) -> None:
     """Load starting weights; a classifier that its card made for other classes is not taken over."""
     card = find_card(path, None)
-    classifier: Any = model.get_classifier()  # type: ignore[operator]  # ours and timm's networks have it
-    fresh = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    heads = classifier_names(model)
+    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items() if is_part(name, heads)}
     report = load_weights(model, path)
     console.print(str(report), highlight=False, markup=False)
     if card is not None and card.label_names is not None and card.label_names != classes and not report.remade:
-        classifier.load_state_dict(fresh)
+        model.load_state_dict(fresh, strict=False)
         console.print("its classifier was made for other classes and starts afresh", highlight=False, markup=False)
 
 
