@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from convcraft.config import RunConfig
 from convcraft.data.sample import Progress
 from convcraft.data.user_cache import user_cache_dir
 from convcraft.errors import UserError
@@ -35,6 +36,15 @@ class Pretrained:
     source: str
     card: Card | None
     architecture: str
+
+    def settled(self, config: RunConfig) -> RunConfig:
+        """The settings with this network and file, and what they leave open of arguments and preprocessing as the card
+        has it. Training, fine-tuning and the doctor all settle theirs here."""
+        args = {**(self.card.model_args if self.card is not None else {}), **config.model.args}
+        changed = config.changed(model={"name": self.architecture, "weights": str(self.path), "args": args})
+        if self.card is None:
+            return changed
+        return changed.changed(preprocess=self.card.preprocess_settings(config.preprocess))
 
 
 def resolve_pretrained(

@@ -20,12 +20,13 @@ from convcraft.doctor.copies import near_copy_findings
 from convcraft.doctor.preflight import preflight
 from convcraft.doctor.shift import prior_findings
 from convcraft.errors import UserError
-from convcraft.models.weights import load_weights, read_card
+from convcraft.models.weights import load_weights
 from convcraft.tasks.classification import Classification
 from convcraft.training.freeze import freeze
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.examined import examined_config, with_statistics
 from convcraft.workflows.load_model import build_network
+from convcraft.workflows.weights_card import card_of, with_card
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def what_preflight_found(config: RunConfig, data: TrainingData) -> Iterable[Find
     try:
         model = build_network(config.model, data.classes, data.preprocess)
         if config.model.weights is not None:
-            card = read_card(Path(config.model.weights))
+            card = card_of(config)
             load_weights(model, Path(config.model.weights))
         freeze(model, config.model.freeze)
     except UserError as error:
@@ -142,10 +143,7 @@ def doctor(
     _refuse_foreign_files(preview, page)
     if (weights is not None or model is not None) and not full:
         raise UserError("weights without a full examination", "both or neither", "Add --full.")
-    if config.model.weights is not None:
-        from convcraft.workflows.train import with_card
-
-        config = with_card(config)  # as training does
+    config = with_card(config)  # as training does
     with data_progress(console) as progress:
         examined = examined_config(config)
         data = prepare_training_data(examined.data, examined.preprocess, progress)

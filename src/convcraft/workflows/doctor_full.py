@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convcraft.config import ModelConfig, PreprocessConfig, RunConfig
+from convcraft.config import ModelConfig, RunConfig
 from convcraft.data.dataset import TrainingData, open_test_data
 from convcraft.data.image_set import ImageSet
 from convcraft.data.images import BadImage, decode
@@ -113,13 +113,14 @@ def _pretrained_eye(
 ) -> tuple[Eye, TrainingData]:
     """A network, and the data as the card of its weights wants them; without a card, as they were prepared."""
     preprocess = data.preprocess
+    settled = found.settled(RunConfig(model=ModelConfig(args=dict(args or {}))))
     if found.card is not None:
-        settings = PreprocessConfig(**found.card.preprocess_settings(PreprocessConfig()))
-        preprocess = resolve(settings, sizes=(), all_grey=False)  # a card leaves neither size nor channels open
+        preprocess = resolve(
+            settled.preprocess, sizes=(), all_grey=False
+        )  # a card leaves neither size nor channels open
     elif preprocess.mean == (0.0,):
         preprocess = with_statistics(data).preprocess
-    model_args = {**(found.card.model_args if found.card is not None else {}), **(args or {})}
-    network = build_network(ModelConfig(name=found.architecture, args=model_args), data.classes, preprocess)
+    network = build_network(settled.model, data.classes, preprocess)
     load_weights(network, found.path)
     return Eye(network.eval(), f"{found.architecture} ({found.path.name})"), under(data, preprocess)
 

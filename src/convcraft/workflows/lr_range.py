@@ -16,7 +16,8 @@ from convcraft.training.loop import Trainer
 from convcraft.training.lr_range import LrRange, lr_range
 from convcraft.training.run_folder import write_json
 from convcraft.workflows.console import data_progress
-from convcraft.workflows.train import build_trainer, with_card
+from convcraft.workflows.train import build_trainer
+from convcraft.workflows.weights_card import with_card
 
 
 @dataclass(frozen=True)

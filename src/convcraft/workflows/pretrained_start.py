@@ -126,10 +126,6 @@ def settle_start(config: RunConfig, console: Console) -> PretrainedStart:
     card = found.card
     told = f"; input as in {card.origin}" if card is not None and card.origin else ""
     console.print(f"weights {found.source}{told}", highlight=False, markup=False)
-    args = {**(card.model_args if card is not None else {}), **config.model.args}
-    network = {"name": found.architecture, "weights": str(found.path), "args": args}
     # A finished run's configuration names the layers that its classifier reads; a new run chooses its own.
-    changed = config.changed(model={**network, "tapped_layers": (), "num_tapped_features": 0})
-    if card is not None:
-        changed = changed.changed(preprocess=card.preprocess_settings(config.preprocess))
-    return PretrainedStart(changed, found.path, card)
+    changed = config.changed(model={"tapped_layers": (), "num_tapped_features": 0})
+    return PretrainedStart(found.settled(changed), found.path, card)

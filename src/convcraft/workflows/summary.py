@@ -22,7 +22,7 @@ from convcraft.models.build import num_parameters
 from convcraft.models.summary import LayerRow, features_field, summarise
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.load_model import build_network
-from convcraft.workflows.train import with_card
+from convcraft.workflows.weights_card import with_card
 
 IMAGES_LOOKED_AT = 64
 TABLE_COLUMNS = 160  # characters, where the output is no terminal

@@ -26,10 +26,10 @@ from convcraft.doctor.preflight import preflight
 from convcraft.errors import UserError
 from convcraft.evaluation.metrics import Report
 from convcraft.models.build import num_parameters
+from convcraft.models.cards import Card
 from convcraft.models.classifier import classifier_names
 from convcraft.models.network import Network
 from convcraft.models.output_check import refuse_probabilities
-from convcraft.models.pretrained import find_card
 from convcraft.models.stages import is_part
 from convcraft.models.weights import load_weights
 from convcraft.tasks.classification import Classification, balanced_weights
@@ -59,6 +59,7 @@ from convcraft.workflows.draw_run import draw_run
 from convcraft.workflows.evaluate import predict_images
 from convcraft.workflows.load_model import build_network
 from convcraft.workflows.scratch.trainer import check_numpy, numpy_threads, prepare_numpy_trainer
+from convcraft.workflows.weights_card import card_of, with_card
 
 LEFT_BY_A_FAILED_START = {"run.lock", "metrics.jsonl", "tensorboard", "wandb", "mlflow", IDS}
 
@@ -168,17 +169,6 @@ def _differences(left: dict[str, Any], right: dict[str, Any], where: str = "") -
     return names
 
 
-def with_card(config: RunConfig) -> RunConfig:
-    """Fill what the settings leave open from the card beside a weights file: preprocessing and model arguments."""
-    if config.model.weights is None:
-        return config
-    card = find_card(Path(config.model.weights), None)
-    if card is None:
-        return config
-    filled = card.preprocess_settings(config.preprocess)
-    return config.changed(preprocess=filled, model={"args": {**card.model_args, **config.model.args}})
-
-
 def announce(data: TrainingData, config: RunConfig, console: Console) -> None:
     """What was found, before the first step."""
     counts = data.description["num_images"]
@@ -216,7 +206,7 @@ def build_trainer(
     seed_all(training.seed)
     model = build_network(config.model, data.classes, data.preprocess)
     if config.model.weights is not None:
-        _start_from(model, Path(config.model.weights), data.classes, console)
+        _start_from(model, Path(config.model.weights), card_of(config), data.classes, console)
     elif isinstance(model, Network) and model.num_start_images and not resume:
         spread = np.linspace(0, len(data.train) - 1, min(len(data.train), model.num_start_images), dtype=np.int64)
         model.start_from_images(torch.from_numpy(data.preprocess.normalise(data.train.pixels_of(spread))))
@@ -227,8 +217,8 @@ def build_trainer(
         raise UserError("early stopping or plateau without a validation part", "validation images to listen to", fix)
     task = task_of(config, data.train, len(data.classes))
     if not resume:
-        card = find_card(Path(config.model.weights), None) if config.model.weights is not None else None
-        tell(preflight(model, task, config, data.train, data.val, data.classes, card=card), console)
+        found = preflight(model, task, config, data.train, data.val, data.classes, card=card_of(config))
+        tell(found, console)
     facts = {
         "classes": list(data.classes),
         "data_sha256": data.description["sha256"],
@@ -270,9 +260,8 @@ def tell(findings: Sequence[Finding], console: Console) -> None:
             console.print(f"warning: {finding.message} {finding.fix}", highlight=False, markup=False)
 
 
-def _start_from(model: nn.Module, path: Path, classes: tuple[str, ...], console: Console) -> None:
+def _start_from(model: nn.Module, path: Path, card: Card | None, classes: tuple[str, ...], console: Console) -> None:
     """Load starting weights; a classifier that its card made for other classes is not taken over."""
-    card = find_card(path, None)
     heads = classifier_names(model)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items() if is_part(name, heads)}
     report = load_weights(model, path)
