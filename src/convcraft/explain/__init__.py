@@ -1,0 +1,1 @@
+"""Heat maps: which pixels of an image speak for a class, one method per file."""
