@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from convcraft.config import ModelConfig
 from convcraft.errors import UserError
-from convcraft.explain.centre_blob import centre_blob, share_of_wins
+from convcraft.explain.centre_blob import Wins, centre_blob, share_of_wins
 from convcraft.explain.deletion import blurred, deletion_curves, filled, insertion_curves, removal_ranks
-from convcraft.explain.sanity import layers_from_the_end, randomise_weights, randomised
+from convcraft.explain.sanity import Sanity, Stage, layers_from_the_end, randomise_weights, randomised
 from convcraft.explain.similarity import rank_correlations, structural_similarities
+from convcraft.explain.trust import Trust, check
 from convcraft.models.build import build_model
+from convcraft.statistics import wilson_interval
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 3, 12, 10)).astype(np.float32))
 TARGETS = torch.tensor([0, 1, 2, 1])
@@ -322,6 +324,55 @@ def test_randomising_refuses() -> None:
         randomise_weights(lambda *_: np.zeros((4, 2, 2), np.float32), small(), photos(), TARGETS)
 
 
+# Trust --------------------------------------------------------------------------------------------------------------
+
+
+def corner_network() -> nn.Module:
+    """Linear; class 1 as far as the top left is bright."""
+    model = nn.Sequential(nn.Conv2d(3, 2, 12), nn.Flatten())
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.zero_()
+        model[0].weight[1, :, :4, :4] = 0.05 + 0.02 * torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return model
+
+
+def test_trust_of_a_good_a_blind_and_a_misled_method() -> None:
+    bright = 1 + torch.rand(16, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    targets = torch.ones(16, dtype=torch.int64)
+
+    def away(model: nn.Module, images: Tensor, targets: Tensor) -> np.ndarray:
+        return 1 / (1e-3 + gradient(model, images, targets))
+
+    good = check(gradient, corner_network(), bright, targets, fill="mean")
+    assert good.verdict == "trusted"
+    assert good.trusted
+    assert good.wins.num_won == good.wins.num_images == 16
+    assert good.sanity.stages[0].correlations.shape == (2, 8)
+    assert good.sentence.startswith("These maps find what the network uses better than a blob in the centre on 100% of")
+    blind = check(edges, corner_network(), bright, targets, fill="mean")
+    assert (blind.verdict, blind.trusted) == ("broken", False)
+    assert "rank correlation 1.00" in blind.sentence
+    misled = check(away, corner_network(), bright, targets, fill="mean")
+    assert (misled.verdict, misled.wins.share) == ("unproven", 0)
+    assert "win on 0% of 16 images" in misled.sentence
+
+
+def trust_of(num_won: int, num_images: int, correlation: float = 0.1) -> Trust:
+    wins = Wins(num_won, 0, num_images, num_won / num_images, wilson_interval(num_won, num_images))
+    table = np.full((1, 4), correlation)
+    return Trust(wins, Sanity((Stage("conv", 1.0, table, table, 0),)))
+
+
+def test_trust_needs_more_than_luck() -> None:
+    assert trust_of(7, 10).verdict == "unproven"  # 40 to 89 %
+    assert "which may be chance" in trust_of(7, 10).sentence
+    assert trust_of(70, 100).verdict == "trusted"
+    assert trust_of(100, 100, correlation=0.9).verdict == "broken"
+    assert trust_of(100, 100, correlation=-0.9).verdict == "broken"
+    assert "on 30% of 100 images (95 % interval 22% to 40%) only" in trust_of(30, 100).sentence
+
+
 # Nothing moves ------------------------------------------------------------------------------------------------------
 
 
@@ -337,6 +388,7 @@ def test_checks_leave_model_and_random_state_alone() -> None:
     deletion_curves(model, images, TARGETS, edges(model, images, TARGETS), steps=3)
     insertion_curves(model, images, TARGETS, edges(model, images, TARGETS), steps=3)
     randomise_weights(edges, model, images, TARGETS, num_stages=2)
+    check(edges, model, images, TARGETS, steps=3)
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
     assert [module.training for module in model.modules()] == flags
     assert [parameter.requires_grad for parameter in model.parameters()].count(False) == 1

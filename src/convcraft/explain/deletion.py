@@ -19,16 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from convcraft.errors import UserError
-from convcraft.evaluation.predictions import evaluating
 from convcraft.evaluation.probabilities import probabilities_of
+from convcraft.explain.heat_maps import HeatMaps, standing
 
 FILLS = ("blur", "mean")
 BLUR_SHARE = 0.1  # standard deviation of the blur, of the shorter side: parts of an insect go, the light stays
 STEPS = 20
 BATCH_SIZE = 32
 
-Heat = NDArray[np.float32]
-Method = Callable[[nn.Module, Tensor, Tensor], Heat]  # (model, images [B, C, H, W], targets [B]) -> heat [B, H, W]
+Method = Callable[[nn.Module, Tensor, Tensor], HeatMaps]  # (model, images [B, C, H, W], targets [B]) -> heat [B, H, W]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +52,7 @@ def deletion_curves(
     model: nn.Module,
     images: Tensor,
     targets: Tensor,
-    heat: Heat,
+    heat: HeatMaps,
     *,
     fill: str = "blur",
     steps: int = STEPS,
@@ -81,7 +80,7 @@ def insertion_curves(
     model: nn.Module,
     images: Tensor,
     targets: Tensor,
-    heat: Heat,
+    heat: HeatMaps,
     *,
     fill: str = "blur",
     steps: int = STEPS,
@@ -122,7 +121,7 @@ def _gaussian(size: int, sigma_pixels: float) -> Tensor:
     return torch.softmax(-((places[:, None] - places) ** 2) / (2 * sigma_pixels**2), dim=1)
 
 
-def removal_ranks(heat: Heat) -> NDArray[np.int64]:
+def removal_ranks(heat: HeatMaps) -> NDArray[np.int64]:
     """Each pixel's place in the order of falling heat, 0 the hottest: int64 [B, H*W]. Of equals the first is first."""
     flat = heat.reshape(len(heat), -1)
     order = np.argsort(-flat, axis=1, kind="stable")
@@ -135,7 +134,7 @@ def _curves(
     model: nn.Module,
     ends: tuple[Tensor, Tensor],
     targets: Tensor,
-    heat: Heat,
+    heat: HeatMaps,
     steps: int,
     batch_size: int,
     loss: str,
@@ -147,7 +146,7 @@ def _curves(
     probabilities = np.empty((len(heat), steps + 1), np.float32)
     wanted = targets.cpu().numpy()
     weight = next(model.parameters(), ends[0])
-    with evaluating(model), torch.inference_mode():
+    with standing(model), torch.no_grad():
         for rows, columns, mixed in _mixtures(ends, removal_ranks(heat), counts, batch_size):
             logits = model(mixed.to(weight.device)).float().cpu().numpy()
             _check_targets(wanted, logits.shape[1])
@@ -169,7 +168,7 @@ def _mixtures(
         yield rows, columns, torch.where(mask, after[rows], before[rows])
 
 
-def _check(images: Tensor, targets: Tensor, heat: Heat, steps: int, batch_size: int) -> None:
+def _check(images: Tensor, targets: Tensor, heat: HeatMaps, steps: int, batch_size: int) -> None:
     expected = (len(images), *images.shape[2:])
     if heat.shape != expected or not np.isfinite(heat).all():
         fix = "Give one finite map per image, of its height and width."

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from convcraft.errors import UserError
-from convcraft.evaluation.predictions import evaluating
-from convcraft.explain.deletion import Heat, Method
+from convcraft.explain.deletion import Method
+from convcraft.explain.heat_maps import HeatMaps, standing
 from convcraft.explain.similarity import rank_correlations, structural_similarities
 
 NUM_DRAWS = 2
@@ -136,7 +136,7 @@ def layers_from_the_end(model: nn.Module, images: Tensor) -> tuple[str, ...]:
     modules, ran = dict(model.named_modules()), list[str]()
     handles = [modules[name].register_forward_pre_hook(lambda *_, name=name: ran.append(name)) for name in own]
     try:
-        with evaluating(model), torch.inference_mode():
+        with standing(model), torch.no_grad():
             model(images.to(next(model.parameters()).device))
     finally:
         for handle in handles:
@@ -196,7 +196,7 @@ def _take_statistics(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         module.running_var.copy_(inputs[0].var(dims, unbiased=False))
 
 
-def _maps(method: Method, model: nn.Module, images: Tensor, targets: Tensor) -> Heat:
+def _maps(method: Method, model: nn.Module, images: Tensor, targets: Tensor) -> HeatMaps:
     heat = method(model, images, targets)
     expected = (len(images), *images.shape[2:])
     if heat.shape != expected or not np.isfinite(heat).all():

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from convcraft.errors import UserError
-from convcraft.evaluation.predictions import evaluating
+from convcraft.explain.feature_maps import feature_maps
+from convcraft.explain.target_layer import output_shapes
 
 
 def first_layer_maps(model: nn.Module, image: Tensor) -> tuple[str, NDArray[np.float32]]:
@@ -31,32 +29,9 @@ def first_layer_maps(model: nn.Module, image: Tensor) -> tuple[str, NDArray[np.f
         >>> name, maps.shape
         ('0', (6, 24, 24))
     """
-    if image.ndim != 4 or len(image) != 1:
-        raise UserError(f"images of shape {list(image.shape)}", "one image [1, C, H, W]", "Pass images[:1].")
-    seen: list[tuple[str, Tensor]] = []
-    handles = [
-        module.register_forward_hook(_recorder(name, seen))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
-    ]
-    weight = next(model.parameters(), image)
-    try:
-        with evaluating(model), torch.inference_mode():
-            model(image.to(weight.device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not seen:
+    image = image.to(next(model.parameters(), image).device)
+    modules = dict(model.named_modules())
+    ran = [layer for layer in output_shapes(model, image) if isinstance(modules[layer], nn.Conv2d)]
+    if not ran:
         raise UserError(f"{type(model).__name__} runs no Conv2d", "a convolutional network", "Leave feature maps out.")
-    name, maps = seen[0]
-    return name, maps[0].float().cpu().numpy()
-
-
-def _recorder(name: str, seen: list[tuple[str, Tensor]]) -> Any:
-    """A forward hook that keeps the output of the convolution that runs first, whichever was defined first."""
-
-    def record(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if not seen:
-            seen.append((name, output.detach().clone()))  # an in-place ReLU would change it otherwise
-
-    return record
+    return ran[0], feature_maps(model, image, ran[0])
