@@ -18,7 +18,8 @@ from convcraft.data.loader import eval_batches
 from convcraft.data.preprocess import Preprocess
 from convcraft.data.sample import Sample
 from convcraft.errors import UserError
-from convcraft.finetune.robust import Attack, attack_accuracy, attack_hook, pull_to_start
+from convcraft.evaluation.attacks import Attack, attack_accuracy
+from convcraft.finetune.robust import attack_hook, pull_to_start
 from convcraft.models.build import build_model
 from convcraft.tasks.classification import Classification
 from convcraft.training.freeze import freeze, tensor_hashes
