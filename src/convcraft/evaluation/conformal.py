@@ -122,7 +122,7 @@ class Conformal:
             UserError: entries that are missing, unknown or do not fit each other.
         """
         try:
-            thresholds = tuple(math.inf if value is None else float(value) for value in saved["thresholds"])
+            thresholds = tuple(saved_threshold(value) for value in saved["thresholds"])
             return cls(**{**saved, "thresholds": thresholds, "num_images": tuple(saved["num_images"])})
         except (KeyError, TypeError) as error:
             raise UserError(f"conformal entries {sorted(saved)}", "those of to_dict()", "Fit it again.") from error
@@ -191,6 +191,19 @@ def finite_sample_quantile(scores: NDArray[np.floating], coverage: float) -> flo
     _check_coverage(coverage)
     rank = math.ceil((len(scores) + 1) * coverage - 1e-9)  # (99 + 1) * 0.07 is 7.000000000000001
     return float(np.partition(scores, rank - 1)[rank - 1]) if rank <= len(scores) else math.inf
+
+
+def saved_threshold(value: Any) -> float:
+    """A threshold of JSON, where None stands for an infinite one.
+
+    Raises:
+        TypeError: it is neither None nor a number.
+    """
+    if value is None:
+        return math.inf
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise TypeError(f"threshold {value!r}")
+    return float(value)
 
 
 def coverage_band(num_images: int, coverage: float, confidence: float = 0.95) -> tuple[float, float]:
