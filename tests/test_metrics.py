@@ -120,9 +120,10 @@ def test_what_cannot_be_measured_is_zero_and_flagged() -> None:
     assert [entry.undefined for entry in report.per_class] == [
         (),
         ("precision",),
-        ("recall",),
-        ("precision", "recall", "f1"),
+        ("recall", "auroc", "average_precision"),
+        ("precision", "recall", "f1", "auroc", "average_precision"),
     ]
+    assert [entry.auroc is None for entry in report.per_class] == [False, False, True, True]
     assert [entry.f1 for entry in report.per_class] == [1.0, 0.0, 0.0, 0.0]
     assert report.confusion.tolist() == [[2, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
 
