@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from convcraft.errors import UserError
 from convcraft.explain.grad_cam import grad_cam
+from convcraft.explain.grad_cam_plus_plus import grad_cam_plus_plus
+from convcraft.explain.guided_backprop import guided_backprop
 from convcraft.explain.heat_maps import HeatMaps
+from convcraft.explain.integrated_gradients import integrated_gradients
+from convcraft.explain.layer_cam import layer_cam
+from convcraft.explain.occlusion import occlusion
+from convcraft.explain.score_cam import score_cam
+from convcraft.explain.smooth_grad import smooth_grad
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,14 @@ class Method:
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
-        "grad-cam": Method(grad_cam, "maps of a layer, weighted by their mean gradients", True),
+        "grad-cam": Method(grad_cam, "a layer's maps, weighted by their mean gradients", True),
+        "grad-cam++": Method(grad_cam_plus_plus, "as grad-cam, with a say for small and repeated objects", True),
+        "layer-cam": Method(layer_cam, "a layer's maps, weighted place by place; for early layers too", True),
+        "score-cam": Method(score_cam, "a layer's maps, weighted by the score of the image seen through each", True),
+        "integrated-gradients": Method(integrated_gradients, "each pixel's part in the score, for or against", False),
+        "smooth-grad": Method(smooth_grad, "where a small change of a pixel changes the score, for or against", False),
+        "occlusion": Method(occlusion, "where covering a patch costs the score", False),
+        "guided-backprop": Method(guided_backprop, "fine lines the score is made of; ReLU networks only", False),
     }
 )
 

@@ -6,7 +6,7 @@ by `magnitude`; the methods that show support alone (the CAMs, occlusion) cut ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -138,7 +138,8 @@ def class_scores(logits: Tensor, targets: Tensor) -> Tensor:
     if lowest < 0 or highest >= logits.shape[1]:
         received = f"targets from {lowest} to {highest} for a network of {logits.shape[1]} classes"
         raise UserError(received, f"0..{logits.shape[1] - 1}", "Pass indices of classes, counted from 0.")
-    return logits.gather(1, targets.to(logits.device)[:, None])[:, 0]
+    chosen = targets.detach().clone().to(logits.device)  # a tensor of inference mode could not enter the graph
+    return logits.gather(1, chosen[:, None])[:, 0]
 
 
 def pixel_gradients(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
@@ -154,3 +155,35 @@ def pixel_gradients(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor
         fix = "Take torch.no_grad and detach out of its forward, or choose occlusion, which needs no gradient."
         raise UserError("no gradient reaches the images", "a network that can be differentiated", fix)
     return gradient
+
+
+@torch.no_grad()
+def scores_of_variants(model: nn.Module, batches: Iterable[Tensor], target: Tensor) -> Tensor:
+    """The score of one class for many changed copies of one image, [N]; call it while the model is `standing`.
+
+    Args:
+        batches: of copies [n, C, H, W], not needed afterwards: the network may change them in place.
+        target: int64 [1].
+    """
+    return torch.cat([class_scores(model(batch), target.expand(len(batch))) for batch in batches])
+
+
+def baseline_of(images: Tensor, baseline: Tensor | None) -> Tensor:
+    """What a pixel is replaced by to take its information away: [B, C, H, W].
+
+    Args:
+        images: float32 [B, C, H, W], normalised.
+        baseline: of any shape that can be broadcast to the images'; None for zeros, the mean colour of the training
+            images. Black is `-mean / std` of the preprocessing, as [C, 1, 1].
+
+    Raises:
+        UserError: the shapes do not go together.
+    """
+    if baseline is None:
+        return torch.zeros_like(images)
+    try:
+        return baseline.detach().to(images).expand_as(images)
+    except RuntimeError as error:
+        received = f"baseline of shape {list(baseline.shape)} for images {list(images.shape)}"
+        fix = "One colour is [C, 1, 1], one image [C, H, W]; None is the mean colour."
+        raise UserError(received, "a shape that can be broadcast to the images'", fix) from error
