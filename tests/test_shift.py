@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convcraft.data.image_statistics import image_statistics
 from convcraft.data.sample import Sample
-from convcraft.doctor.image_statistics import image_statistics
 from convcraft.doctor.shift import (
     StatisticDifference,
     TwoSampleTest,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from convcraft.config import ModelConfig, RunConfig
 from convcraft.data.dataset import TrainingData, open_test_data
 from convcraft.data.image_set import ImageSet
+from convcraft.data.image_statistics import image_statistics
 from convcraft.data.images import BadImage, decode
 from convcraft.data.preprocess import resolve
 from convcraft.data.sample import Finding, Progress, Sample
@@ -20,7 +21,6 @@ from convcraft.data.sources import open_source
 from convcraft.data.splits import all_samples
 from convcraft.doctor.balance import precision_findings
 from convcraft.doctor.copies import hidden_copy_findings
-from convcraft.doctor.image_statistics import image_statistics
 from convcraft.doctor.label_errors import can_judge, find_label_errors, label_findings
 from convcraft.doctor.seen import PLAIN, Eye, held_out_probabilities
 from convcraft.doctor.shift import LEAST_IMAGES, compare_statistics, shift_findings, two_sample_test
