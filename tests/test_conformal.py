@@ -58,8 +58,9 @@ def test_aps_and_raps_scores_by_hand() -> None:
 
 
 def test_of_equal_probabilities_the_first_class_comes_first() -> None:
-    rows = np.full((1, 4), 0.25)
-    assert Conformal("aps", 0.9, (0.5,), (9,), 4).sets(rows).tolist() == [[True, True, False, False]]
+    for num_classes in (4, 64):
+        sets = Conformal("aps", 0.9, (0.5,), (9,), num_classes).sets(np.full((1, num_classes), 1 / num_classes))
+        assert sets[0].tolist() == [index < num_classes // 2 for index in range(num_classes)]
 
 
 def test_without_chance_the_most_probable_class_is_always_in() -> None:

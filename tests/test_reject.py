@@ -122,6 +122,19 @@ def test_the_kept_are_as_often_right_as_was_asked_for() -> None:
     assert 0.2 < np.mean(shares) <= 0.4  # 0.4 could be kept by one who knew
 
 
+def test_of_20_thresholds_none_passes_by_luck() -> None:
+    """Right 8 times of 10 whatever the confidence: asked for 0.8, every threshold that is found was luck."""
+    random, lucky = np.random.default_rng(0), 0
+    for _ in range(300):
+        confidence, correct = random.random(1000).astype(np.float32), random.random(1000) < 0.8
+        try:
+            fit_min_confidence(confidence, correct, 0.8)
+            lucky += 1
+        except UserError:
+            continue
+    assert lucky <= 0.05 * 300 + 8  # two standard errors
+
+
 def test_all_are_kept_where_all_are_right_enough() -> None:
     confidence = np.linspace(0.5, 1, 1000).astype(np.float32)
     assert fit_min_confidence(confidence, np.ones(1000, bool), 0.95) == 0.5

@@ -36,6 +36,17 @@ def test_interval_of_the_calibration_error_holds_a_planted_one() -> None:
     assert 0.88 <= np.mean(held) <= 1.0
 
 
+def test_the_interval_lies_around_the_error_and_not_above_it() -> None:
+    """Resampling adds noise: percentile intervals of a nearly calibrated network reach to twice its error."""
+    ratios = []
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        confidence = random.uniform(0.4, 1.0, 300).astype(np.float32)
+        found = reliability_diagram(confidence, random.random(300) < confidence - 0.01, num_resamples=300)
+        ratios.append(found.error_interval[1] / found.calibration.expected_error)
+    assert 1.0 < np.mean(ratios) < 1.6
+
+
 def test_chance_alone_gives_a_calibrated_network_some_error() -> None:
     random = np.random.default_rng(0)
     above = []

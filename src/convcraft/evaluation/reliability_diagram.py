@@ -23,7 +23,9 @@ class ReliabilityDiagram:
     accuracy_intervals: Wilson, of each bin's accuracy; (0, 1) where a bin is empty. A bin whose mean confidence lies
         inside says nothing against the network.
     error_interval: bootstrap over the images (BCa: every resample adds noise of its own, so that the plain percentile
-        interval lies too high). It never holds 0: an ECE is a mean of absolute differences.
+        interval lies too high). An ECE is a mean of absolute differences and too large by about what chance alone
+        gives; so is its interval, which never holds 0. Where the ECE is not several times `chance_error`, read it as an
+        upper bound.
     chance_error: mean and 95 % point of the ECE that a perfectly calibrated network of these confidences would show on
         so many images. An ECE below the latter is no sign of miscalibration.
     """
