@@ -14,19 +14,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convcraft.errors import UserError
-from convcraft.evaluation.metrics import SMALLEST_PROBABILITY
+from convcraft.evaluation.changes import (
+    SIGNIFICANCE,
+    ClassChange,
+    ImageChange,
+    class_changes,
+    count_images,
+    image_changes,
+    p_words,
+)
 from convcraft.evaluation.predictions import Predictions
+from convcraft.evaluation.proper_scores import cross_entropies
 from convcraft.statistics import (
     bootstrap_interval,
     effective_size,
-    holm,
     mcnemar_exact,
     paired_difference_interval,
     smallest_detectable_difference,
     wilson_interval,
 )
 
-SIGNIFICANCE = 0.05
+__all__ = ["HOW", "ClassChange", "ImageChange", "Proof", "Side", "Spent", "p_words", "prove"]
 HOW = {
     "part": "on images that were kept back: neither fitting nor choosing has used them",
     "cross-fitted": "cross-fitted: each image is judged by networks fitted and chosen without it",
@@ -56,48 +64,6 @@ class Side:
     log_loss: float
     seconds: float
     trainable_parameters: int
-
-
-@dataclass(frozen=True)
-class ClassChange:
-    """One class: images of it that are right before and after, gained and lost between.
-
-    interval: of the difference of the recalls; p_value: McNemar's, raised for the number of classes (Holm). Both are
-    None without images.
-    """
-
-    name: str
-    num_images: int
-    correct_before: int
-    correct_after: int
-    gained: int
-    lost: int
-    interval: Interval | None
-    p_value: float | None
-
-    @property
-    def difference(self) -> float:
-        """Recall after minus recall before; 0 without images."""
-        return (self.correct_after - self.correct_before) / max(self.num_images, 1)
-
-
-@dataclass(frozen=True)
-class ImageChange:
-    """One image that just one side calls right.
-
-    index: its row in the comparison. target, before, after: the true class and what either side called it.
-    The probabilities are those of the class that was called, then those of the true class.
-    """
-
-    index: int
-    name: str
-    target: str
-    before: str
-    after: str
-    before_probability: float
-    after_probability: float
-    before_target_probability: float
-    after_target_probability: float
 
 
 @dataclass(frozen=True)
@@ -135,12 +101,12 @@ class Proof:
     @property
     def verdict(self) -> str:
         """The outcome in plain words, with the figures that carry it."""
-        moved = f"{_images(len(self.gained))} gained, {len(self.lost)} lost; {p_words(self.p_value)}"
+        moved = f"{count_images(len(self.gained))} gained, {len(self.lost)} lost; {p_words(self.p_value)}"
         if self.outcome != "not shown":
             return f"After is {self.outcome} than before: {moved}. {self._probabilities_verdict()}".rstrip()
         return (
-            f"No difference in accuracy can be shown with {_images(self.num_images)}: {moved}. A true difference of "
-            f"less than about {100 * self.smallest_detectable:.1f} points would probably not be seen here. "
+            f"No difference in accuracy can be shown with {count_images(self.num_images)}: {moved}. A true difference "
+            f"of less than about {100 * self.smallest_detectable:.1f} points would probably not be seen here. "
             f"{self._probabilities_verdict()}"
         ).rstrip()
 
@@ -211,7 +177,7 @@ def prove(
         raise UserError("no images to compare on", "at least one", "Keep some labelled images back.")
     sides = [Predictions(tuple(classes), rows, targets, tuple(names)) for rows in (before, after)]
     were_right, are_right = (side.labels == targets for side in sides)
-    losses = [_losses(side.probabilities, targets) for side in sides]
+    losses = [cross_entropies(side.probabilities, targets) for side in sides]
     test = mcnemar_exact(were_right, are_right, groups)
     changes = losses[1] - losses[0]
     num_independent = len(names) if groups is None else effective_size(groups)
@@ -233,16 +199,10 @@ def prove(
         log_loss_interval=bootstrap_interval(
             lambda rows: float(changes[rows].mean()), len(changes), num_resamples=num_resamples, groups=groups
         ),
-        per_class=_per_class(classes, targets, were_right, are_right, groups),
-        gained=_image_changes(sides, np.flatnonzero(are_right & ~were_right)),
-        lost=_image_changes(sides, np.flatnonzero(were_right & ~are_right)),
+        per_class=class_changes(classes, targets, were_right, are_right, groups),
+        gained=image_changes(sides[0], sides[1], np.flatnonzero(are_right & ~were_right)),
+        lost=image_changes(sides[0], sides[1], np.flatnonzero(were_right & ~are_right)),
     )
-
-
-def _losses(probabilities: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Cross-entropy of each image, float64 [N]."""
-    of_target = probabilities[np.arange(len(targets)), targets].astype(np.float64)
-    return np.asarray(-np.log(np.clip(of_target, SMALLEST_PROBABILITY, 1.0)))
 
 
 def _side(
@@ -258,71 +218,6 @@ def _side(
     return Side(label, int(correct.sum()), accuracy, interval, float(losses.mean()), seconds, trainable_parameters)
 
 
-def _per_class(
-    classes: Sequence[str],
-    targets: NDArray[np.int64],
-    before: NDArray[np.bool_],
-    after: NDArray[np.bool_],
-    groups: ArrayLike | None,
-) -> tuple[ClassChange, ...]:
-    changes = []
-    for index, name in enumerate(classes):
-        rows = np.flatnonzero(targets == index)
-        own_groups = None if groups is None else np.asarray(groups)[rows]
-        changes.append(_class_change(name, before[rows], after[rows], own_groups))
-    raised = iter(holm([change.p_value for change in changes if change.p_value is not None]))
-    return tuple(
-        change if change.p_value is None else dataclasses.replace(change, p_value=next(raised)) for change in changes
-    )
-
-
-def _class_change(
-    name: str, before: NDArray[np.bool_], after: NDArray[np.bool_], groups: ArrayLike | None
-) -> ClassChange:
-    """Of the images of one class; the p-value is that of this class alone."""
-    test = mcnemar_exact(before, after, groups)
-    return ClassChange(
-        name=name,
-        num_images=len(before),
-        correct_before=int(before.sum()),
-        correct_after=int(after.sum()),
-        gained=test.only_second,
-        lost=test.only_first,
-        interval=paired_difference_interval(before, after, groups) if len(before) else None,
-        p_value=test.p_value if len(before) else None,
-    )
-
-
-def _image_changes(sides: Sequence[Predictions], rows: NDArray[np.int64]) -> tuple[ImageChange, ...]:
-    before, after = sides
-    assert before.targets is not None
-    of_target = [side.probabilities[rows, before.targets[rows]].astype(np.float64) for side in sides]
-    farthest_first = rows[np.argsort(-np.abs(of_target[1] - of_target[0]), kind="stable")]
-    return tuple(
-        ImageChange(
-            index=int(row),
-            name=before.names[row],
-            target=before.classes[before.targets[row]],
-            before=before.classes[before.labels[row]],
-            after=before.classes[after.labels[row]],
-            before_probability=float(before.confidence[row]),
-            after_probability=float(after.confidence[row]),
-            before_target_probability=float(before.probabilities[row, before.targets[row]]),
-            after_target_probability=float(after.probabilities[row, before.targets[row]]),
-        )
-        for row in farthest_first
-    )
-
-
 def _read_class_change(values: dict[str, Any]) -> ClassChange:
     interval = values["interval"]
     return ClassChange(**{**values, "interval": None if interval is None else tuple(interval)})
-
-
-def _images(number: int) -> str:
-    return "1 image" if number == 1 else f"{number:,} images"
-
-
-def p_words(value: float) -> str:
-    """ "p = 0.039", "p < 0.0001"."""
-    return "p < 0.0001" if value < 0.0001 else f"p = {value:.2g}"
