@@ -19,7 +19,8 @@ NUM_TEXTURES, TEXTURE_PIXELS = 5, 512
 NUM_FEATHERS, TWIG_DEGREES, TWIG_STEP_PIXELS = 220, 60.0, 5.0  # ice grows at 60 degrees
 TINT = np.array([0.86, 0.94, 1.0])
 FILM, CRYSTALS, GLOW = 0.75, 0.8, 0.9  # how much each adds
-MEAN_LEVEL = 0.45  # of every texture, before what is above white is cut off
+FREE, COVERED = 0.2, 0.6  # shares of the pane: without ice, and from where ice is at its thickest
+EXPOSURE = 1.8  # thick ice nears white without reaching it
 
 
 @functools.lru_cache(maxsize=NUM_TEXTURES)
@@ -27,14 +28,16 @@ def frost_texture(number: int) -> Image.Image:
     """Texture 0 to NUM_TEXTURES - 1: RGB, 512 x 512; the same on every call."""
     random = np.random.default_rng([number, TEXTURE_PIXELS])
     film = plasma(TEXTURE_PIXELS, 1.35, random)
-    where = np.clip(3 * plasma(TEXTURE_PIXELS, 1.8, random) - 0.8, 0, 1)  # parts of the pane stay free
+    heights = plasma(TEXTURE_PIXELS, 1.8, random)
+    ranks = np.argsort(np.argsort(heights, axis=None)).reshape(heights.shape) / heights.size
+    where = np.clip((ranks - FREE) / (COVERED - FREE), 0, 1)
     canvas = Image.new("L", (TEXTURE_PIXELS, TEXTURE_PIXELS))
     pen = ImageDraw.Draw(canvas)
     for _ in range(NUM_FEATHERS):
         _draw_feather(pen, random)
     crystals = gaussian_filter(np.asarray(canvas, dtype=np.float64) / 255, 0.7)
     ice = where * (FILM * film + CRYSTALS * crystals + GLOW * gaussian_filter(crystals, 6) ** 1.5) + 0.15 * film
-    ice *= MEAN_LEVEL / ice.mean()
+    ice = 1 - np.exp(-EXPOSURE * ice)
     return Image.fromarray(np.rint(255 * np.clip(ice[..., None] * TINT, 0, 1)).astype(np.uint8))
 
 
