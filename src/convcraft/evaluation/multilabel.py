@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convcraft.errors import UserError
+from convcraft.evaluation.label_f1 import f1_scores, hit_share, macro_f1_influence, weighted_f1_influence
 from convcraft.evaluation.proper_scores import SMALLEST_PROBABILITY
-from convcraft.evaluation.ranking import ClassRanking, Influence, micro_auroc, rank_classes
+from convcraft.evaluation.ranking import ClassRanking, micro_auroc, rank_classes
 from convcraft.evaluation.reliability import calibration
 from convcraft.statistics import bootstrap_interval, mean_and_spread, wilson_interval
 
@@ -147,11 +148,11 @@ def multilabel_report(
 
     counts = [cells.sum(axis=0, dtype=np.int64) for cells in (hits, truth, called)]
     per_image = [cells.sum(axis=1, dtype=np.int64) for cells in (hits, truth, called)]
-    macro_f1, weighted_f1 = _macro_f1(*counts, hits, truth, called), _weighted_f1(*counts, hits, truth, called)
-    image_f1 = _f1(*per_image)
+    macro_f1, weighted_f1 = macro_f1_influence(hits, truth, called), weighted_f1_influence(hits, truth, called)
+    image_f1 = f1_scores(*per_image)
     exact = (called == truth).all(axis=1)
     wrong, image_squares, image_losses = (values.mean(axis=1) for values in (called != truth, squares, losses))
-    precision, recall = _share(counts[0], counts[2]), _share(counts[0], counts[1])
+    precision, recall = hit_share(counts[0], counts[2]), hit_share(counts[0], counts[1])
     totals = [values.sum() for values in counts]
     return MultiLabelReport(
         labels=labels,
@@ -165,10 +166,10 @@ def multilabel_report(
         macro_recall=float(recall.mean()),
         macro_f1=macro_f1.figure,
         macro_f1_interval=macro_f1.interval(num_resamples, seed),
-        micro_precision=float(_share(totals[0], totals[2])),
-        micro_recall=float(_share(totals[0], totals[1])),
-        micro_f1=float(_f1(*totals)),
-        micro_f1_interval=interval(lambda rows: float(_f1(*(values[rows].sum() for values in per_image)))),
+        micro_precision=float(hit_share(totals[0], totals[2])),
+        micro_recall=float(hit_share(totals[0], totals[1])),
+        micro_f1=float(f1_scores(*totals)),
+        micro_f1_interval=interval(lambda rows: float(f1_scores(*(values[rows].sum() for values in per_image)))),
         weighted_f1=weighted_f1.figure,
         weighted_f1_interval=weighted_f1.interval(num_resamples, seed),
         samples_f1=float(image_f1.mean()),
@@ -233,44 +234,6 @@ def _label_report(
         expected_calibration_error=calibration_error,
         undefined=tuple(figure for figure, is_missing in missing.items() if is_missing),
     )
-
-
-def _share(hits: Any, of: Any) -> NDArray[np.float64]:
-    """hits / of; 0 where there is nothing."""
-    return np.asarray(hits / np.maximum(of, 1))
-
-
-def _f1(hits: Any, support: Any, predicted: Any) -> NDArray[np.float64]:
-    return _share(2 * hits, support + predicted)
-
-
-def _macro_f1(hits: Counts, support: Counts, predicted: Counts, *cells: Table) -> Influence:
-    """Mean F1 over all labels. An image moves F1 by (2 hit - F1 (carried + called)) / (support + predicted).
-
-    Args:
-        hits, support, predicted: int64 [K]. cells: bool [N, K], the same for each image.
-    """
-    f1 = _f1(hits, support, predicted)
-    return Influence(float(f1.mean()), _moved(f1, support + predicted, np.full(len(f1), 1 / len(f1)), *cells))
-
-
-def _weighted_f1(hits: Counts, support: Counts, predicted: Counts, *cells: Table) -> Influence:
-    """Mean F1 weighted by support, 0 without any; the weights move with the images as well."""
-    f1, total = _f1(hits, support, predicted), max(int(support.sum()), 1)
-    figure = float(support @ f1) / total
-    moved = _moved(f1, support + predicted, support / total, *cells)
-    return Influence(figure, moved + _row_sums(cells[1], (f1 - figure) / total))
-
-
-def _moved(
-    f1: NDArray[np.float64], size: Counts, weight: NDArray[np.float64], hits: Table, truth: Table, called: Table
-) -> NDArray[np.float64]:
-    scale = weight / np.maximum(size, 1)
-    return _row_sums(hits, 2 * scale) - _row_sums(truth, f1 * scale) - _row_sums(called, f1 * scale)
-
-
-def _row_sums(cells: Table, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.einsum("nk,k->n", cells, weights)
 
 
 def _cross_entropies(probabilities: NDArray[np.floating], truth: Table) -> NDArray[np.float64]:
