@@ -26,7 +26,7 @@ from convcraft.data.sample import Sample
 from convcraft.errors import UserError
 from convcraft.finetune import feature_cache
 from convcraft.finetune.feature_cache import make_room
-from convcraft.finetune.features import extract_features, extract_warped
+from convcraft.finetune.features import extract_features
 from convcraft.finetune.map_warp import MapWarp
 from convcraft.finetune.tapped_network import pooled
 from convcraft.models.build import build_model
@@ -372,8 +372,11 @@ def test_refuses_networks_without_a_classifier_and_empty_sets():
 
 def test_warped_views_are_heads_of_warped_maps(tmp_path):
     model, images, warp = network(), image_set(), MapWarp(seed=3)
-    rows = extract_warped(model, images, warp=warp, num_views=3, precision="32-true", cache_dir=tmp_path)
+    given = {"warp": warp, "num_warped": 3, "cache_dir": tmp_path}
+    features = extract_features(model, images, taps=("layer1",), **given)
     plain = extract_features(model, images).last[0]
+    assert np.array_equal(features.last[0], plain)
+    rows = features.warped
     assert rows.shape == (3, *plain.shape)
     model.eval()
     ids = np.arange(len(images))
@@ -382,10 +385,14 @@ def test_warped_views_are_heads_of_warped_maps(tmp_path):
         logits = model.forward_head(warp(maps, ids, 2))
         assert torch.allclose(model.get_classifier()(torch.from_numpy(rows[1])), logits, atol=1e-4)
     assert all(np.abs(view - plain).max() > 1e-3 for view in rows)
-    again = extract_warped(model, images, warp=warp, num_views=3, precision="32-true", cache_dir=tmp_path)
-    assert np.array_equal(again, rows)
-    other = extract_warped(model, images, warp=MapWarp(seed=4), num_views=3, precision="32-true", cache_dir=tmp_path)
-    assert not np.array_equal(other, rows)
+    again = extract_features(model, images, taps=("layer1",), **given)
+    assert again.num_computed == 0
+    assert np.array_equal(again.warped, rows)
+    other = extract_features(model, images, taps=("layer1",), **{**given, "warp": MapWarp(seed=4)})
+    assert other.num_computed == len(images)
+    assert not np.array_equal(other.warped, rows)
+    part = extract_features(model, images.subset(ids[5:]), taps=("layer1",), **given)
+    assert part.num_computed == len(images) - 5  # a warp follows from the image's number in the set
 
 
 def test_warped_refuses_networks_in_one_piece():
@@ -398,4 +405,4 @@ def test_warped_refuses_networks_in_one_piece():
             return self.fc
 
     with pytest.raises(UserError, match="in one piece"):
-        extract_warped(Whole(), image_set(), warp=MapWarp(0), num_views=1)
+        extract_features(Whole(), image_set(), warp=MapWarp(0), num_warped=1)

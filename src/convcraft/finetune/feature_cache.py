@@ -33,11 +33,12 @@ from convcraft.data.image_set import ImageSet
 from convcraft.data.preprocess import Preprocess
 from convcraft.data.sample import Sample
 from convcraft.data.user_cache import user_cache_dir
+from convcraft.finetune.map_warp import MapWarp
 from convcraft.models.classifier import only_classifier
 
 LARGEST_CACHE_BYTES = 4 << 30  # of all features together; what was used longest ago goes first
 STALE_DRAFT_SECONDS = 86_400.0  # a draft so old belongs to a process that was killed
-FORMAT = 1  # part of every context: a change of what rows mean starts afresh
+FORMAT = 2  # part of every context: a change of what rows mean starts afresh
 
 Rows = dict[bytes, NDArray[np.float32]]
 
@@ -156,9 +157,9 @@ def context_hash(model: nn.Module, preprocess: Preprocess, computed: Mapping[str
     return hasher.hexdigest()
 
 
-def variation_hash(config: AugmentConfig, seed: int) -> str:
-    """SHA-256 of what decides the augmented views: hex."""
-    values = json.dumps([dataclasses.asdict(config), seed], sort_keys=True)
+def variation_hash(changes: AugmentConfig | MapWarp, number: int) -> str:
+    """SHA-256 of what decides the augmented views, or the warped maps: hex. number: the seed, or how many maps."""
+    values = json.dumps([dataclasses.asdict(changes), number], sort_keys=True)
     return hashlib.sha256(values.encode()).hexdigest()
 
 

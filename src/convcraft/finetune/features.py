@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from convcraft.finetune.feature_cache import (
     view_key,
 )
 from convcraft.finetune.map_warp import MapWarp
-from convcraft.finetune.tapped_network import TappedNetwork, WarpedNetwork
+from convcraft.finetune.tapped_network import TappedNetwork
 from convcraft.training.allocator import keep_freed_memory
 from convcraft.training.devices import accelerator_of, precision_of
 
@@ -47,11 +48,14 @@ class Features:
     last: float32 [V+1, N, D], what the network's classifier gets.
     tapped: layer name -> float32 [V+1, N, D_l], its pooled output.
     num_computed: rows that went through the network; the others came from the cache.
+    warped: float32 [W, N, D], what the classifier gets of the image's last maps, each time changed otherwise. Put
+        behind the image's own row they are views for `fit_probe`.
     """
 
     last: NDArray[np.float32]
     tapped: dict[str, NDArray[np.float32]]
     num_computed: int
+    warped: NDArray[np.float32]
 
     @property
     def num_views(self) -> int:
@@ -60,7 +64,7 @@ class Features:
     def subset(self, ids: Ids) -> Features:
         """These images, in this order."""
         tapped = {name: values[:, ids] for name, values in self.tapped.items()}
-        return Features(self.last[:, ids], tapped, self.num_computed)
+        return Features(self.last[:, ids], tapped, self.num_computed, self.warped[:, ids])
 
 
 def extract_features(
@@ -74,6 +78,8 @@ def extract_features(
     device: str = "cpu",
     precision: str = "auto",
     pool_side: int = 1,
+    warp: MapWarp | None = None,
+    num_warped: int = 0,
     progress: Progress | None = None,
 ) -> Features:
     """Send images through a copy of the network in evaluation mode; the network itself is not touched.
@@ -91,54 +97,25 @@ def extract_features(
         precision: 32-true, bf16-mixed, or auto: the image itself in float32, as evaluation computes it, its views in
             bfloat16 where the hardware multiplies in it (half the time, and views are noisy by intent).
         pool_side: tapped maps are averaged over a grid of so many by so many cells; 1 is the whole map.
+        warp, num_warped: what becomes of the image's last maps before the network's own head pools them, and how often:
+            views made after the network instead of before it, at next to no cost.
 
     Raises:
+        InOnePiece: `warp`, and a network that cannot be parted before its head.
         UserError: a network without classifier, an unknown layer, views without an augmenter or with one that mixes.
     """
     _check(images, views, augmenter)
     place = accelerator_of(device)
-    network = TappedNetwork(model, tuple(taps), pool_side, place, images.preprocess)
+    network = TappedNetwork(model, tuple(taps), pool_side, place, images.preprocess, warp, num_warped)
     plain = "32-true" if precision == "auto" else precision_of(precision, place)
     precisions = [plain, *[precision_of(precision, place)] * views]
-    facts = {"place": place, "pool_side": pool_side, "taps": list(taps)}
+    facts: dict[str, Any] = {"place": place, "pool_side": pool_side, "taps": list(taps)}
     context = None if cache_dir is None else cache_dir / context_hash(model, images.preprocess, facts)
     rows, num_computed = _compute(_Work(network, images, augmenter, precisions), context, progress)
-    parts = np.split(rows, np.cumsum(network.widths)[:-1], axis=2)
-    return Features(parts[0], dict(zip(taps, parts[1:], strict=True)), num_computed)
-
-
-def extract_warped(
-    model: nn.Module,
-    images: ImageSet,
-    *,
-    warp: MapWarp,
-    num_views: int,
-    cache_dir: Path | None = None,
-    device: str = "cpu",
-    precision: str = "auto",
-    progress: Progress | None = None,
-) -> NDArray[np.float32]:
-    """Views made after the network instead of before it: one pass per image, whatever the number of views.
-
-    Args:
-        model: offers `forward_features`, `forward_head` and `get_classifier` (our networks and timm's do).
-        warp: what becomes of the last maps before the network's own head pools them.
-        cache_dir, device, precision, progress: as in `extract_features`.
-
-    Returns:
-        float32 [num_views, N, D]: what the classifier gets. Put behind the image's own row they are views for
-        `fit_probe`.
-
-    Raises:
-        UserError: a network that cannot be parted so.
-    """
-    _check(images, 0, None)
-    place = accelerator_of(device)
-    network = WarpedNetwork(model, warp, num_views, place, images.preprocess)
-    facts = {"place": place, "warp": asdict(warp), "num_views": num_views}
-    context = None if cache_dir is None else cache_dir / context_hash(model, images.preprocess, facts)
-    rows, _ = _compute(_Work(network, images, None, [precision_of(precision, place)]), context, progress)
-    return np.stack(np.split(rows[0], num_views, axis=1))
+    width, ends = sum(network.widths), np.cumsum(network.widths)[:-1]
+    parts = np.split(np.stack([view[:, :width] for view in rows]), ends, axis=2)
+    warped = rows[0][:, width:].reshape(len(images), num_warped, network.widths[0]).swapaxes(0, 1)
+    return Features(parts[0], dict(zip(taps, parts[1:], strict=True)), num_computed, warped)
 
 
 def _check(images: ImageSet, views: int, augmenter: Augmenter | None) -> None:
@@ -153,9 +130,9 @@ def _check(images: ImageSet, views: int, augmenter: Augmenter | None) -> None:
 
 @dataclass(frozen=True)
 class _Work:
-    """precisions: of each view, the image itself first."""
+    """precisions: of each view, the image itself first, whose rows hold its warped maps as well."""
 
-    network: TappedNetwork | WarpedNetwork
+    network: TappedNetwork
     images: ImageSet
     augmenter: Augmenter | None
     precisions: Sequence[str]
@@ -179,7 +156,12 @@ class _Work:
             images = self.augmenter(torch.from_numpy(pixels), targets, ids, view)[0]
         else:
             images = torch.from_numpy(self.images.preprocess.normalise(pixels))
-        return self.network(images, ids, self.precisions[view])
+        return self.network(images, ids, self.precisions[view], warped=view == 0)
+
+    @property
+    def widths(self) -> list[int]:
+        """Numbers per row, by view."""
+        return [sum(self.network.widths if view else self.network.all_widths) for view in range(len(self.precisions))]
 
     def chunks(self, wanted: Ids) -> Iterator[tuple[Ids, NDArray[np.uint8]]]:
         """(ids, pixels) of the wanted images; the next chunk is decoded while this one is computed."""
@@ -199,27 +181,28 @@ class _Memory:
     """The cached rows of one extraction, by view and image."""
 
     def __init__(self, context: Path, work: _Work) -> None:
-        width = sum(work.network.widths)
-        identities = image_identities(work.images)
+        identities, warp = image_identities(work.images), work.network.warp
         self.keys, self.caches = [], []
-        for view, precision in enumerate(work.precisions):
-            numbered = view > 0 or work.network.draws  # then an image's number in the set matters
+        for view, (precision, width) in enumerate(zip(work.precisions, work.widths, strict=True)):
+            numbered = view > 0 or warp is not None  # then an image's number in the set matters
             name = f"{view}-{precision}"
             if view:
                 assert work.augmenter is not None
                 name += f"-{variation_hash(work.augmenter.config, work.augmenter.seed)[:32]}"
+            elif warp is not None:
+                name += f"-{variation_hash(warp, work.network.num_warped)[:32]}"
             self.caches.append(FeatureCache(context / name, width))
             keys = [view_key(identity, view, index) for index, identity in enumerate(identities)]
             self.keys.append(keys if numbered else identities)
-        self.writes = make_room(context.parent, len(work.precisions) * len(identities) * width * 4)
+        self.writes = make_room(context.parent, sum(work.widths) * len(identities) * 4)
 
-    def fill(self, rows: NDArray[np.float32], missing: NDArray[np.bool_]) -> None:
-        """Put what is known into rows [V+1, N, width] and clear its marks in missing [V+1, N]."""
+    def fill(self, rows: Sequence[NDArray[np.float32]], missing: NDArray[np.bool_]) -> None:
+        """Put what is known into rows, V+1 times [N, width], and clear its marks in missing [V+1, N]."""
         for view, (cache, keys) in enumerate(zip(self.caches, self.keys, strict=True)):
             known = cache.find(keys)
             for index, key in enumerate(keys):
                 if key in known:
-                    rows[view, index] = known[key]
+                    rows[view][index] = known[key]
                     missing[view, index] = False
 
     def add(self, view: int, ids: Ids, rows: NDArray[np.float32]) -> None:
@@ -227,14 +210,13 @@ class _Memory:
             self.caches[view].add([self.keys[view][index] for index in ids], rows)
 
 
-def _compute(work: _Work, context: Path | None, progress: Progress | None) -> tuple[NDArray[np.float32], int]:
-    """Rows float32 [V+1, N, width], and how many went through the network. context: where rows are remembered."""
+def _compute(work: _Work, context: Path | None, progress: Progress | None) -> tuple[list[NDArray[np.float32]], int]:
+    """Rows float32 [N, width] of each view, and how many went through the network. context: where rows are kept."""
     if work.network.place == "cpu":
         keep_freed_memory()
     memory = None if context is None else _Memory(context, work)
-    shape = (len(work.precisions), len(work.images))
-    rows = np.empty((*shape, sum(work.network.widths)), np.float32)
-    missing = np.ones(shape, np.bool_)
+    rows = [np.empty((len(work.images), width), np.float32) for width in work.widths]
+    missing = np.ones((len(rows), len(work.images)), np.bool_)
     if memory is not None:
         memory.fill(rows, missing)
     num_computed = int(missing.sum())
@@ -245,9 +227,9 @@ def _compute(work: _Work, context: Path | None, progress: Progress | None) -> tu
             if not here.any():
                 continue
             chosen = ids[here]
-            rows[view, chosen] = work.rows(pixels[here], chosen, view)
+            rows[view][chosen] = work.rows(pixels[here], chosen, view)
             if memory is not None:
-                memory.add(view, chosen, rows[view, chosen])
+                memory.add(view, chosen, rows[view][chosen])
             done += len(chosen)
             if progress is not None:
                 progress(done, num_computed, "extracting features")

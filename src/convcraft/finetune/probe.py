@@ -156,10 +156,10 @@ class _Problem:
         regression = LogisticRegression.on(axes.rows, np.tile(own, num_views), len(classes), exact=False)
         return cls(axes, regression, own, classes, np.tile(weights / num_views, (num_views, 1)))
 
-    def fit(self, held_out: NDArray[np.bool_], penalty: float, start: Floats | None) -> Floats:
-        """Coefficients [K', r+1] from all images but those held out, bool [N]."""
-        weights = (self.row_weights * ~held_out).ravel()
-        return self.regression.fit(weights, penalty, start, CHOICE_TOLERANCE * len(self.targets) ** 0.5)
+    def fit_folds(self, held_out: NDArray[np.bool_], penalty: float, start: Floats | None) -> Floats:
+        """Coefficients [F, K', r+1], each from all images but those held out, bool [F, N]."""
+        weights = (self.row_weights * ~held_out[:, None, :]).reshape(len(held_out), -1)
+        return self.regression.fit_folds(weights, penalty, start, CHOICE_TOLERANCE * len(self.targets) ** 0.5)
 
     def fit_all(self, penalty: float) -> tuple[Floats, Floats]:
         """Weight [K', D] and bias [K'] on the features as they came."""
@@ -180,14 +180,14 @@ def _try_penalties(problem: _Problem, folds: Ids, penalties: Sequence[float]) ->
     """Figures of each penalty until they gain no more, and the held-out logits [N, K'] of the best."""
     tried: list[PenaltyTried] = []
     best_logits = np.full((len(folds), len(problem.classes)), np.nan)
-    starts: dict[int, Floats] = {}
+    held_out = np.stack([folds == fold for fold in np.unique(folds[folds >= 0])])
+    coefficients: Floats | None = None
     least, since_gain = np.inf, 0
     for penalty in penalties:
         logits = np.full_like(best_logits, np.nan)
-        for fold in np.unique(folds[folds >= 0]).tolist():
-            held_out = folds == fold
-            starts[fold] = problem.fit(held_out, penalty, starts.get(fold))
-            logits[held_out] = problem.regression.logits(starts[fold])[:, : len(folds)].T[held_out]
+        coefficients = problem.fit_folds(held_out, penalty, coefficients)
+        for out, of_fold in zip(held_out, problem.regression.logits(coefficients), strict=True):
+            logits[out] = of_fold[:, : len(folds)].T[out]
         tried.append(problem.judge(logits, penalty))
         if tried[-1].log_loss <= min(each.log_loss for each in tried):
             best_logits = logits

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from convcraft.config import RunConfig
 from convcraft.data.augment import Augmenter
 from convcraft.data.dataset import TrainingData
-from convcraft.errors import UserError
 from convcraft.finetune.attempts import Attempt, Candidate, new_attempts
 from convcraft.finetune.feature_cache import features_dir
-from convcraft.finetune.features import Features, extract_features, extract_warped
+from convcraft.finetune.features import Features, extract_features
 from convcraft.finetune.map_warp import MapWarp
 from convcraft.finetune.planner import Budget, Diary, Search, plan, try_fully
 from convcraft.finetune.pool import Pool, make_pool
 from convcraft.finetune.probe_candidates import LayersCandidate, Material, ProbeCandidate, PrototypeCandidate
+from convcraft.finetune.tapped_network import InOnePiece
 from convcraft.finetune.trained_candidate import Shared, TrainedCandidate
 from convcraft.models.tap_points import tap_points
 from convcraft.tasks.classification import Classification
@@ -34,6 +34,7 @@ AUTO_MIXTURES: dict[str, tuple[float, ...]] = {"lp-ft": (0.5,)}  # what auto jud
 AUTO_METHODS = ("last", "lp-ft", "full")
 CHOOSING = ("auto", "probe")  # methods that choose among candidates
 MOST_ROWS = {"layers": 20_000, "views": 200_000}  # images times views: beyond, features would not fit into memory
+WARPED = "probe with warped maps"
 VIEW_SHARE = 0.4  # of a budget, at most this goes into views of the images
 
 
@@ -123,7 +124,8 @@ class Tuning:
         unmixed = dataclasses.replace(config.augment, mixup_alpha=0.0, cutmix_alpha=0.0)  # a view has one label
         augmenter = Augmenter(unmixed, self.data.preprocess, len(self.data.classes), config.training.seed)
         with data_progress(self.console) as progress:
-            return extract_features(
+            extract = partial(
+                extract_features,
                 self.network.model,
                 self.pool.images,
                 taps=tap_points(self.network.model) if wants_layers else (),
@@ -133,24 +135,13 @@ class Tuning:
                 device=config.training.device,
                 progress=progress,
             )
-
-    def _warped(self) -> NDArray[np.float32]:
-        """The pool as it is, and views of it that are made from the network's last maps: float32 [V+1, N, D].
-
-        Raises:
-            UserError: a network whose last maps are no maps.
-        """
-        with data_progress(self.console) as progress:
-            warped = extract_warped(
-                self.network.model,
-                self.pool.images,
-                warp=MapWarp(seed=self.config.training.seed),
-                num_views=self.config.finetune.views,
-                cache_dir=features_dir(),
-                device=self.config.training.device,
-                progress=progress,
-            )
-        return np.concatenate([self.features.last[:1], warped])
+            if not views:
+                return extract()
+            try:
+                return extract(warp=MapWarp(seed=config.training.seed), num_warped=config.finetune.views)
+            except InOnePiece as error:
+                self.say(f"{WARPED}: not tried; {error.received}")
+                return extract()
 
     # --- candidates ---
 
@@ -159,10 +150,9 @@ class Tuning:
         if np.bincount(self.pool.images.targets, minlength=len(self.data.classes)).min() <= FEW_LABELS:
             more.append(PrototypeCandidate(self.material))
         if self.features.num_views:
-            try:
-                more.append(ProbeCandidate(self.material, self._warped(), "probe with warped maps"))
-            except UserError as error:
-                self.say(f"probe with warped maps: not tried; {error.received}")
+            if len(self.features.warped):
+                rows = np.concatenate([self.features.last[:1], self.features.warped])
+                more.append(ProbeCandidate(self.material, rows, WARPED))
             more.append(ProbeCandidate(self.material, self.features.last, "probe with views"))
         if self.features.tapped:
             more.append(LayersCandidate(self.material, views=self.features.num_views > 0))
