@@ -16,9 +16,11 @@ from convcraft.config import ModelConfig
 from convcraft.errors import UserError
 from convcraft.explain.centre_blob import Wins, centre_blob, share_of_wins
 from convcraft.explain.deletion import blurred, deletion_curves, filled, insertion_curves, removal_ranks
+from convcraft.explain.grad_cam import grad_cam
 from convcraft.explain.sanity import Sanity, Stage, layers_from_the_end, randomise_weights, randomised
 from convcraft.explain.similarity import rank_correlations, structural_similarities
 from convcraft.explain.trust import Trust, check
+from convcraft.explain.views import grad_cam_views
 from convcraft.models.build import build_model
 from convcraft.statistics import wilson_interval
 
@@ -371,6 +373,40 @@ def test_trust_needs_more_than_luck() -> None:
     assert trust_of(100, 100, correlation=0.9).verdict == "broken"
     assert trust_of(100, 100, correlation=-0.9).verdict == "broken"
     assert "on 30% of 100 images (95 % interval 22% to 40%) only" in trust_of(30, 100).sentence
+
+
+# Views --------------------------------------------------------------------------------------------------------------
+
+
+def test_views_are_the_mean_of_grad_cams_maps() -> None:
+    model, images = small(), photos()
+    plain = grad_cam(model, images, TARGETS)
+    assert np.allclose(grad_cam_views(model, images, TARGETS, scales=(1.0,), mirrored=False), plain, atol=1e-6)
+    mirrored = grad_cam(model, images.flip(3), TARGETS)[:, :, ::-1]
+    larger = nn.functional.interpolate(images, size=(48, 48), mode="bilinear", antialias=True)
+    enlarged = nn.functional.interpolate(
+        torch.from_numpy(grad_cam(model, larger, TARGETS))[:, None], size=(32, 32), mode="bilinear", antialias=True
+    )[:, 0].numpy()
+    both = grad_cam_views(model, images, TARGETS, scales=(1.0,))
+    assert np.allclose(both, (plain + mirrored) / (plain + mirrored).max((1, 2), keepdims=True), atol=1e-5)
+    sizes = grad_cam_views(model, images, TARGETS, scales=(1.0, 1.5), mirrored=False)
+    assert np.allclose(sizes, (plain + enlarged) / (plain + enlarged).max((1, 2), keepdims=True), atol=1e-5)
+
+
+def test_views_are_symmetric_where_the_network_is_asked_about_mirror_images() -> None:
+    model, images = small(), photos()
+    turned = grad_cam_views(model, images.flip(3), TARGETS)
+    assert np.allclose(turned, grad_cam_views(model, images, TARGETS)[:, :, ::-1], atol=1e-5)
+
+
+def test_views_refuse() -> None:
+    rigid = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 30 * 30, 3))
+    assert grad_cam_views(rigid, photos(), TARGETS, scales=(1.0,)).shape == (4, 32, 32)
+    with pytest.raises(UserError, match=r"\[41, 41\] pixels.*scales=\(1.0,\)"):
+        grad_cam_views(rigid, photos(), TARGETS)
+    for scales in ((), (1.0, 0.0)):
+        with pytest.raises(UserError, match="scales"):
+            grad_cam_views(small(), photos(), TARGETS, scales=scales)
 
 
 # Nothing moves ------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from convcraft.evaluation.probabilities import probabilities_of
 from convcraft.explain.heat_maps import HeatMaps, standing
 
 FILLS = ("blur", "mean")
-BLUR_SHARE = 0.1  # standard deviation of the blur, of the shorter side: parts of an insect go, the light stays
+BLUR_SHARE = 0.05  # standard deviation, of the shorter side: less leaves the insects visible, more favours one class
 STEPS = 20
 BATCH_SIZE = 32
 

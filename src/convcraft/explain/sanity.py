@@ -24,6 +24,10 @@ from convcraft.explain.heat_maps import HeatMaps, standing
 from convcraft.explain.similarity import rank_correlations, structural_similarities
 
 NUM_DRAWS = 2
+# Mean |rank correlation| with random weights throughout, from which on a method fails. On photos of ants and bees
+# (MobileNetV2, 8 photos, 3 draws) it was 1.00 of edges and of brightness, which know no weights; 0.61 of guided
+# backprop, which Adebayo et al. found wanting; 0.55 where the ranks of edges and of a gradient were added in equal
+# parts; 0.31 of gradient x input, 0.21 of Grad-CAM, 0.11 of the gradient. A map of which half is edges must not pass.
 MOST_CORRELATION = 0.5
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
