@@ -48,7 +48,7 @@ class Trust:
         if not self.sanity.passed:
             return (
                 f"Do not believe these maps: with random weights they look much the same (rank correlation "
-                f"{correlation:.2f}), so they show the image or a habit of the method, not what the network has learned."
+                f"{correlation:.2f}), so they show the image, or a habit of the method, not what was learned."
             )
         measured = f"{wins.share:.0%} of {wins.num_images} images (95 % interval {low:.0%} to {high:.0%})"
         depends = f"and they change with the network's weights (rank correlation {correlation:.2f} with random ones)"
