@@ -29,6 +29,7 @@ from convcraft.evaluation.robustness import (
     scale_curve,
     shift_curve,
 )
+from convcraft.report.robustness_plots import accuracy_curves, corruption_sheet, corruption_table
 from convcraft.statistics import paired_difference_interval, wilson_interval
 
 Pixels = NDArray[np.uint8]
@@ -376,3 +377,40 @@ def test_attacks_need_epsilons_that_make_sense(digits: tuple[nn.Module, JudgedIm
             attack_report(model, images, DIGITS, epsilons)
     with pytest.raises(UserError, match="steps"):
         attack_report(model, images, DIGITS, (0.1,), steps=0)
+
+
+# --- figures ---
+
+
+def test_the_table_has_the_worst_row_first_and_its_means() -> None:
+    accuracy = np.array([[0.9, 0.8], [0.5, 0.1]])
+    axes = corruption_table(["fog", "glass_blur"], [1, 2], accuracy, clean=0.95).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["glass blur", "fog"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "mean"]
+    assert [text.get_text() for text in axes.texts] == ["50.0", "10.0", "30.0", "90.0", "80.0", "85.0"]
+    opacity = axes.images[0].get_array()[..., 3]
+    np.testing.assert_allclose(opacity[0, 1], 1 - 0.1 / 0.95)
+    with pytest.raises(UserError, match="accuracies"):
+        corruption_table(["fog"], [1, 2], accuracy, clean=0.95)
+
+
+def test_curves_are_drawn_with_their_bands() -> None:
+    line = ([0.0, 0.1], [0.9, 0.4], [(0.8, 1.0), (0.3, 0.5)])
+    axes = accuracy_curves({"pgd": line, "noise": line}, "epsilon").axes[0]
+    assert [each.get_ydata().tolist() for each in axes.lines] == [[0.9, 0.4]] * 2
+    heights = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (0.3, 1.0)
+    for number in (0, 5):
+        with pytest.raises(UserError, match=f"{number} curves"):
+            accuracy_curves({str(index): line for index in range(number)}, "epsilon")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_sheet_shows_the_image_and_the_fifteen(channels: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (12, 16, channels), dtype=np.uint8)
+    panels = corruption_sheet(image, severity=3, seed=2).axes
+    assert len(panels) == 16
+    shown = [np.asarray(axes.images[0].get_array()).reshape(image.shape) for axes in panels]
+    assert np.array_equal(shown[0], image)
+    for name, pixels in zip(NAMES, shown[1:], strict=True):
+        assert np.array_equal(pixels, corrupt(image[None], name, 3, seed=2)[0])
