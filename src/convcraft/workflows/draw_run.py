@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
 from convcraft.data.image_set import ImageSet
+from convcraft.evaluation.agreement import Agreement
+from convcraft.evaluation.attack_curves import AttackReport
 from convcraft.evaluation.metrics import Report, top_losses
 from convcraft.evaluation.predictions import Predictions
+from convcraft.evaluation.robustness import CorruptionReport, Curve, FlipReport
+from convcraft.evaluation.slices import SliceReport
 from convcraft.finetune.proof import Proof
 from convcraft.finetune.proof_files import read_proof, with_pictures
 from convcraft.finetune.record import TuningRecord
@@ -25,23 +30,44 @@ from convcraft.training.run_folder import CONFIG, RunDescription
 NUM_MISTAKES = 24
 
 
-def draw_run(
-    run: RunDescription,
-    model: nn.Module,
-    summary: dict[str, Any],
-    shown: tuple[str, ImageSet, Predictions, Report] | None,
-    *,
-    proof: Proof | None = None,
-    note: str = "",
-) -> Path:
+class TrustFigures(Protocol):
+    """What is said of single predictions: temperature, sets of classes, rejected images."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """The images that a page's figures are of, and everything that was measured on them.
+
+    part: which images they are ("test", "validation", "cross-fitted validation").
+    note: a sentence about that part. void: why its figures say too much; empty where nothing speaks against them.
+    proof: before against after on these images; the comparison that fine-tuning made stands in the run folder.
+    curves: accuracy of turned, shifted, zoomed and mirrored images. compared: with other sets of predictions.
+    """
+
+    part: str
+    images: ImageSet
+    predictions: Predictions
+    report: Report
+    note: str = ""
+    proof: Proof | None = None
+    void: tuple[str, ...] = ()
+    slices: SliceReport | None = None
+    robustness: CorruptionReport | None = None
+    attacks: AttackReport | None = None
+    curves: tuple[Curve | FlipReport, ...] = ()
+    trust: TrustFigures | None = None
+    compared: tuple[Agreement, ...] = ()
+
+
+def draw_run(run: RunDescription, model: nn.Module, summary: dict[str, Any], shown: Shown | None) -> Path:
     """Write report.html.
 
     Args:
         model: with the result weights, on the CPU.
         summary: of training (summary.json).
-        shown: the split that the figures are of: its name, images, predictions and report.
-        proof: before against after on those images; the comparison that fine-tuning made stands in the run folder.
-        note: a sentence about that split.
+        shown: what the figures are of; None: the page has no figures.
     """
     preprocess = run.preprocess
     command = "train" if run.config.finetune.method == "none" else "finetune"
@@ -49,15 +75,15 @@ def draw_run(
     content: dict[str, Any] = {}
     comparisons = [kept] if (kept := read_proof(run.folder)) is not None else []
     if shown is not None:
-        split, images, predictions, report = shown
-        mistakes = top_losses(predictions, NUM_MISTAKES)
+        images = shown.images
+        mistakes = top_losses(shown.predictions, NUM_MISTAKES)
         pixels = [images.pixels_of(np.array([mistake.index]))[0] for mistake in mistakes]
-        if proof is not None:
-            comparisons.append(with_pictures(proof, images))
+        if shown.proof is not None:
+            comparisons.append(with_pictures(shown.proof, images))
         content = {
-            "split": split,
-            "split_note": note,
-            "evaluation": report,
+            "split": shown.part,
+            "split_note": shown.note,
+            "evaluation": shown.report,
             "mistakes": mistakes,
             "mistake_pixels": pixels,
             "feature_maps": _feature_maps(run, model, images),

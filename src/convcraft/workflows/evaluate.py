@@ -22,7 +22,7 @@ from convcraft.training.devices import accelerator_of
 from convcraft.training.run_folder import EVALUATION, RunDescription, read_run, read_seen, read_summary, write_json
 from convcraft.workflows.before import Before, load_before
 from convcraft.workflows.console import data_progress
-from convcraft.workflows.draw_run import draw_run
+from convcraft.workflows.draw_run import Shown, draw_run
 from convcraft.workflows.load_model import load_model
 from convcraft.workflows.test_reads import TestReads, record_test_read
 
@@ -99,8 +99,8 @@ def evaluate(
         result["proof"] = {"before_weights_sha256": before.sha256, **proof.to_dict()}
         console.print(f"before and after: {proof.verdict}", highlight=False, markup=False)
     write_json(run / EVALUATION, result)
-    shown = (opened.part, opened.images, predictions, report)
-    report_file = draw_run(description, model, summary, shown, proof=proof, note=test_reads.sentence)
+    shown = Shown(opened.part, opened.images, predictions, report, test_reads.sentence, proof)
+    report_file = draw_run(description, model, summary, shown)
     seconds = time.monotonic() - started
     return EvaluateResult(run, opened.name, report, report_file, seconds, summary["train_seconds"], test_reads, proof)
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convcraft.data.image_set import ImageSet
 from convcraft.evaluation.metrics import Report, classification_report
 from convcraft.evaluation.predictions import Predictions
 from convcraft.finetune.attempts import Attempt, Candidate, Fitted, trial_folder
@@ -27,16 +26,15 @@ from convcraft.training.checkpoint import CHECKPOINTS, Checkpoint, replace_durab
 from convcraft.training.devices import accelerator_of, precision_of
 from convcraft.training.run_folder import CONFIG, SUMMARY, read_run, write_json
 from convcraft.workflows.before import save_before
-from convcraft.workflows.draw_run import draw_run
+from convcraft.workflows.draw_run import Shown, draw_run
 from convcraft.workflows.finetune_search import CHOOSING, Tuning
 from convcraft.workflows.train import machine_facts
+from convcraft.workflows.trust_of_run import trust_from_pool
 
 RESULT = "result"  # the folder among the checkpoints
 METRICS = "metrics.jsonl"
 BEFORE_LABEL = "pretrained network with a probe"
 CURVE_IMAGES = 2_000  # a learning curve of more would take minutes and say little else
-
-Shown = tuple[str, ImageSet, Predictions, Report]
 
 
 @dataclass(frozen=True)
@@ -203,12 +201,14 @@ def _write(
     _keep_metrics(tuning, chosen)
     shown = _judged(tuning, choice.after)
     summary = _summarise(tuning, choice, num_parameters(network), sha256, shown)
+    settled = dataclasses.replace(read_run(run), config=config)
+    trust_from_pool(settled, network, sha256, tuning.pool, choice.after, tuning.features.last[0])
     config.save(run / CONFIG)
     write_json(run / SUMMARY, summary)
     draw_run(read_run(run), network, summary, shown)
     return FinetuneResult(
         run=run,
-        report=None if shown is None else shown[3],
+        report=None if shown is None else shown.report,
         judged_on=_judged_on(tuning),
         proof=proof,
         chosen=chosen.name,
@@ -237,7 +237,7 @@ def _summarise(tuning: Tuning, choice: _Choice, parameters: int, sha256: str, sh
         **machine_facts(place, precision_of(tuning.config.training.precision, place)),
         "finetune": {"method": choice.chosen.method, "chosen": choice.chosen.name, "freeze": choice.freeze},
     }
-    return summary if shown is None else summary | {"validation": shown[3].to_dict()}
+    return summary if shown is None else summary | {"validation": shown.report.to_dict()}
 
 
 def _keep_metrics(tuning: Tuning, chosen: Attempt) -> None:
@@ -255,7 +255,7 @@ def _judged(tuning: Tuning, after: NDArray[np.float32]) -> Shown | None:
     images = pool.images.subset(ids)
     predictions = Predictions(tuning.data.classes, after[ids], images.targets, images.names)
     name = "cross-fitted validation" if pool.cross_fitted else "validation"
-    return name, images, predictions, classification_report(predictions)
+    return Shown(name, images, predictions, classification_report(predictions))
 
 
 def _judged_on(tuning: Tuning) -> str:

@@ -11,7 +11,7 @@ from convcraft.finetune.proof_files import read_proof
 from convcraft.finetune.record import TuningRecord
 from convcraft.training.run_folder import EVALUATION, read_run, read_summary
 from convcraft.workflows.console import data_progress
-from convcraft.workflows.draw_run import draw_run
+from convcraft.workflows.draw_run import Shown, draw_run
 from convcraft.workflows.evaluate import evaluate, predict_images
 from convcraft.workflows.load_model import load_model
 
@@ -38,7 +38,7 @@ def redraw(run: Path, *, console: Console) -> Path:
     if data.val is None:
         return draw_run(description, model, summary, None)
     predictions, report = predict_images(model, data.val, data.classes)
-    return draw_run(description, model, summary, ("validation", data.val, predictions, report))
+    return draw_run(description, model, summary, Shown("validation", data.val, predictions, report))
 
 
 def _learned_from_validation(run: Path) -> bool:

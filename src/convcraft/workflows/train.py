@@ -24,7 +24,9 @@ from convcraft.data.sample import Finding
 from convcraft.data.sources import settled
 from convcraft.doctor.preflight import preflight
 from convcraft.errors import UserError
-from convcraft.evaluation.metrics import Report
+from convcraft.evaluation.metrics import Report, classification_report
+from convcraft.evaluation.predictions import Predictions
+from convcraft.evaluation.probabilities import probabilities_of
 from convcraft.models.build import num_parameters
 from convcraft.models.cards import Card
 from convcraft.models.classifier import classifier_names
@@ -55,10 +57,11 @@ from convcraft.training.run_folder import (
 from convcraft.training.trackers import IDS, check_trackers, open_trackers
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.doctor import automatic
-from convcraft.workflows.draw_run import draw_run
-from convcraft.workflows.evaluate import predict_images
+from convcraft.workflows.draw_run import Shown, draw_run
 from convcraft.workflows.load_model import build_network
 from convcraft.workflows.scratch.trainer import check_numpy, numpy_threads, prepare_numpy_trainer
+from convcraft.workflows.strangeness import cheap, outputs_of
+from convcraft.workflows.trust_of_run import trust_from_validation
 from convcraft.workflows.weights_card import card_of, with_card
 
 LEFT_BY_A_FAILED_START = {"run.lock", "metrics.jsonl", "tensorboard", "wandb", "mlflow", IDS}
@@ -272,7 +275,7 @@ def _start_from(model: nn.Module, path: Path, card: Card | None, classes: tuple[
 
 
 def _finish(run: Path, trainer: BaseTrainer, data: TrainingData, started: float) -> TrainResult:
-    """Take the result's weights, judge them on validation, write summary and report."""
+    """Take the result's weights, judge them on validation, write trust, summary and report."""
     description = read_run(run)
     weights = load_result(description)
     model = trainer.torch_network()
@@ -284,8 +287,12 @@ def _finish(run: Path, trainer: BaseTrainer, data: TrainingData, started: float)
         summary["profile"] = Profile(booked, hints).to_dict()
     shown, report = None, None
     if data.val is not None:
-        predictions, report = predict_images(model, data.val, data.classes, loss=trainer.config.training.loss)
-        shown = ("validation", data.val, predictions, report)
+        outputs = outputs_of(model, data.val, features=cheap(data.preprocess))
+        probabilities = probabilities_of(outputs.logits, trainer.config.training.loss)
+        predictions = Predictions(data.classes, probabilities, data.val.targets, data.val.names)
+        report = classification_report(predictions)
+        trust_from_validation(description, model, weights.sha256, data.train, data.val, outputs)
+        shown = Shown("validation", data.val, predictions, report)
         summary["validation"] = report.to_dict()
     write_json(run / SUMMARY, summary)
     draw_run(description, model, summary, shown)
