@@ -75,20 +75,27 @@ def predict(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Name what pictures show.
+    """Name what pictures show, and say where the answer should not be relied on.
 
     Examples: convcraft predict runs/mnist digit.png
     cat digit.png | convcraft predict runs/mnist - --json
     """
+    from convcraft.workflows.console import make_console
+    from convcraft.workflows.predict import UNCALIBRATED
     from convcraft.workflows.predict import predict as run_predict
 
     answers = run_predict(run, images, device=device)
+    calibrated = any(answer.calibrated for answer in answers)
     if not json_:
         for answer in answers:
             shown = ", ".join(f"{name} {share:.1%}" for name, share in answer.ranking[:top])
-            print(f"{answer.image}\t{shown or 'not readable: ' + str(answer.problem)}")
+            warning = "" if answer.explanation is None else f"\t{answer.explanation}"
+            print(f"{answer.image}\t{shown or 'not readable: ' + str(answer.problem)}{warning}")
     else:
-        print_json({"run": str(run), "predictions": [answer.to_dict(top) for answer in answers]})
+        told = [answer.to_dict(top) for answer in answers]
+        print_json({"run": str(run), "calibrated": calibrated, "predictions": told})
+    if not calibrated:
+        make_console(quiet).print(UNCALIBRATED, highlight=False, markup=False)
     if any(answer.problem is not None for answer in answers):
         raise typer.Exit(EXIT_BAD_INPUT)
 

@@ -1,0 +1,216 @@
+"""Which score tells that an image is of no class of a run, and that score of new images.
+
+Energy needs nothing but the logits. Distances of the classifier's input from that of train images are tried beside it
+where images are small enough (`CHEAP_PIXELS`) to send 2,000 train images and 1,000 pseudo-unknowns through the network
+in seconds; the score that best tells validation images from those pseudo-unknowns is taken (`choose_score`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from convcraft.data.image_set import ImageSet
+from convcraft.data.loader import eval_batches
+from convcraft.data.preprocess import Preprocess
+from convcraft.errors import UserError
+from convcraft.evaluation.predictions import predict_logits
+from convcraft.evaluation.pseudo_unknowns import PATCHES_PER_SIDE, choose_score, pseudo_unknowns
+from convcraft.evaluation.unknown import (
+    Mahalanobis,
+    NearestNeighbours,
+    energy,
+    fit_mahalanobis,
+    fit_neighbours,
+)
+from convcraft.models.classifier import only_classifier
+from convcraft.training.devices import accelerator_of
+
+CHEAP_PIXELS = 64 * 64  # per image; larger ones have energy alone
+TRAIN_IMAGES = 2_000  # that distances are measured from
+PSEUDO_IMAGES = 200  # train images that one unknown of each kind is made from
+WIDEST_COVARIANCE = 512  # features: beyond, eigenvectors take seconds
+BATCH_SIZE = 256
+HAVE_ENERGY = ("cross_entropy", "nll", "bce")  # losses whose logits have a scale
+
+Scorer = Mahalanobis | NearestNeighbours
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a network says of images: logits float32 [N, K]; features: its classifier's input float32 [N, D], or None
+    where they were not asked for or the classifier takes no rows."""
+
+    logits: NDArray[np.float32]
+    features: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Strangeness:
+    """A chosen score.
+
+    name: one of `evaluation.unknown.SCORES`. scorer: None for energy.
+    of_validation: float64 [N], scores of images that the network and the scorer did not learn from.
+    aurocs: score -> kind of pseudo-unknown -> AUROC; empty where there was nothing to choose.
+    """
+
+    name: str
+    scorer: Scorer | None
+    of_validation: NDArray[np.float64]
+    aurocs: Mapping[str, Mapping[str, float]]
+
+
+@contextmanager
+def classifier_inputs(model: nn.Module) -> Iterator[list[NDArray[np.float32]] | None]:
+    """While it lasts, each pass of the network appends its classifier's input, float32 [B, D]; None where the network
+    has no single classifier."""
+    try:
+        _, classifier = only_classifier(model)
+    except UserError:
+        yield None
+        return
+    kept: list[NDArray[np.float32]] = []
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        kept.append(inputs[0].detach().float().cpu().numpy())
+
+    handle = classifier.register_forward_pre_hook(keep)
+    try:
+        yield kept
+    finally:
+        handle.remove()
+
+
+def outputs_of(model: nn.Module, images: ImageSet, *, features: bool = False, device: str = "cpu") -> Outputs:
+    """Logits of images in evaluation mode, and where asked the classifier's input. The model ends on the CPU."""
+    place = accelerator_of(device)
+    model.to(place)
+    with maybe_inputs(model, features) as kept:
+        logits = predict_logits(model, eval_batches(images, BATCH_SIZE), place)
+    model.cpu()
+    return Outputs(logits, as_features(kept))
+
+
+def as_features(kept: list[NDArray[np.float32]] | None) -> NDArray[np.float32] | None:
+    """Rows [N, D] of what `classifier_inputs` kept; None where there are none, or they are no rows."""
+    return np.concatenate(kept) if kept and all(rows.ndim == 2 for rows in kept) else None
+
+
+def cheap(preprocess: Preprocess) -> bool:
+    """Whether distances in feature space are tried; images must also be large enough to be cut up."""
+    height, width = preprocess.height, preprocess.width
+    return height * width <= CHEAP_PIXELS and min(height, width) >= PATCHES_PER_SIDE
+
+
+def find_strangeness(model: nn.Module, train: ImageSet, val: Outputs, loss: str) -> Strangeness | None:
+    """The score for a run; None where nothing can be measured (squared error on large images).
+
+    Args:
+        train: images that the network learned from.
+        val: of validation images; with features where `cheap`.
+    """
+    candidates: dict[str, Scorer | None] = {}
+    if loss in HAVE_ENERGY:
+        candidates["energy"] = None
+    if val.features is not None and cheap(train.preprocess):
+        bank = train.subset(spread(len(train), TRAIN_IMAGES))
+        features = outputs_of(model, bank, features=True).features
+        assert features is not None  # validation has them
+        candidates |= distances(features, bank.targets)
+    if not candidates:
+        return None
+    scores = {name: score_of(name, scorer, val, loss) for name, scorer in candidates.items()}
+    if len(candidates) == 1:
+        ((name, scorer),) = candidates.items()
+        return Strangeness(name, scorer, scores[name], {})
+    return chosen_by_pseudo_unknowns(model, train, candidates, scores, loss)
+
+
+def chosen_by_pseudo_unknowns(
+    model: nn.Module,
+    train: ImageSet,
+    candidates: Mapping[str, Scorer | None],
+    of_validation: Mapping[str, NDArray[np.float64]],
+    loss: str,
+) -> Strangeness:
+    """The candidate that best tells validation images from unknowns made of train images; of equals the first."""
+    some = train.subset(spread(len(train), PSEUDO_IMAGES))
+    made = pseudo_unknowns(some.pixels_of(np.arange(len(some))), some.targets)
+    seen = {kind: _outputs_of_pixels(model, pixels, train.preprocess) for kind, pixels in made.items()}
+    of_unknown = {
+        name: {kind: score_of(name, scorer, outputs, loss) for kind, outputs in seen.items()}
+        for name, scorer in candidates.items()
+    }
+    best, aurocs = choose_score(of_validation, of_unknown)
+    return Strangeness(best, candidates[best], of_validation[best], aurocs)
+
+
+def distances(
+    features: NDArray[np.float32], targets: NDArray[np.int64], *, covariances: bool = True
+) -> dict[str, Scorer]:
+    """The distances that these images can define: neighbours, and where asked those that need a covariance."""
+    found: dict[str, Scorer] = {}
+    if covariances and features.shape[1] <= WIDEST_COVARIANCE and _scatter(features, targets):
+        found["mahalanobis"] = fit_mahalanobis(features, targets)
+        found["relative_mahalanobis"] = fit_mahalanobis(features, targets, relative=True)
+    return {**found, "nearest_neighbours": fit_neighbours(features, largest_bank=TRAIN_IMAGES)}
+
+
+def score_of(name: str, scorer: Scorer | None, outputs: Outputs, loss: str) -> NDArray[np.float64]:
+    """Scores float64 [N]; higher is stranger.
+
+    Raises:
+        UserError: a distance without features.
+    """
+    if scorer is None:
+        return energy(outputs.logits, loss)
+    if outputs.features is None:
+        raise UserError(f"no features for {name}", "the input of the classifier", "Ask for them: `outputs_of`.")
+    return scorer.score(outputs.features)
+
+
+def scorer_from(name: str, tensors: Mapping[str, NDArray[Any]]) -> Scorer:
+    """Of what `scorer.tensors()` gave."""
+    read: Callable[[Mapping[str, NDArray[Any]]], Scorer]
+    read = NearestNeighbours.from_tensors if name == "nearest_neighbours" else Mahalanobis.from_tensors
+    return read(tensors)
+
+
+def spread(number: int, most: int) -> NDArray[np.int64]:
+    """At most so many of `number` positions, evenly spread: int64."""
+    return np.unique(np.linspace(0, number - 1, min(number, most)).astype(np.int64))
+
+
+def _scatter(features: NDArray[np.float32], targets: NDArray[np.int64]) -> bool:
+    """Whether images of some class differ: covariances need it."""
+    return any(np.ptp(features[targets == label], axis=0).any() for label in np.unique(targets))
+
+
+@contextmanager
+def maybe_inputs(model: nn.Module, wanted: bool) -> Iterator[list[NDArray[np.float32]] | None]:
+    """`classifier_inputs` where they are wanted, else None."""
+    if not wanted:
+        yield None
+        return
+    with classifier_inputs(model) as kept:
+        yield kept
+
+
+@dataclass(frozen=True)
+class _Batch:
+    images: Tensor
+
+
+def _outputs_of_pixels(model: nn.Module, pixels: NDArray[np.uint8], preprocess: Preprocess) -> Outputs:
+    starts = range(0, len(pixels), BATCH_SIZE)
+    batches = (_Batch(torch.from_numpy(preprocess.normalise(pixels[at : at + BATCH_SIZE]))) for at in starts)
+    with classifier_inputs(model) as kept:
+        logits = predict_logits(model, batches)
+    return Outputs(logits, as_features(kept))
