@@ -169,6 +169,8 @@ def test_every_opening_of_the_test_images_is_counted(run: Path, tmp_path: Path) 
     assert again.test_reads.first == first.test_reads.first
     assert "opened 2 times by this run, first on" in again.report_file.read_text(encoding="utf-8")
     entries = [json.loads(line) for line in (run / "test_reads.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [entry["event"] for entry in entries] == ["opened", "sealed"] * 3
+    entries = entries[::2]
     assert [entry["weights_sha256"] for entry in entries] == [read(run / "summary.json")["weights_sha256"]] * 3
     assert entries[0]["images"] == read(run / "data.json")["sha256"]["test"]
     assert {"time", "version"} <= set(entries[0])

@@ -1,7 +1,7 @@
 """A run's folder: who may write to it, and which of its weights are the result.
 
 config.yaml  classes.json  preprocess.json  data.json  seen_images.npy  metrics.jsonl  tensorboard/  checkpoints/
-summary.json  report.html  evaluation.json (after evaluate)  run.lock
+summary.json  report.html  run.lock; after evaluate: evaluation.json  predictions.npz  test_reads.jsonl  seal.json
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ DATA = "data.json"
 SEEN = "seen_images.npy"  # fingerprints of the train and validation images: uint64, sorted
 SUMMARY = "summary.json"  # of training; there when the run is finished
 EVALUATION = "evaluation.json"  # of the test images; there after `evaluate`
+PREDICTIONS = "predictions.npz"  # what its figures were computed from
 
 
 @contextmanager

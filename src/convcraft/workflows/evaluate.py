@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
@@ -17,13 +21,24 @@ from convcraft.data.sample import Finding, Progress
 from convcraft.evaluation.metrics import Report, classification_report
 from convcraft.evaluation.predictions import Predictions, predict_logits
 from convcraft.evaluation.probabilities import probabilities_of
+from convcraft.evaluation.saved_predictions import SavedPredictions
 from convcraft.finetune.proof import Proof, prove
+from convcraft.training.checkpoint import replace_durably
 from convcraft.training.devices import accelerator_of
-from convcraft.training.run_folder import EVALUATION, RunDescription, read_run, read_seen, read_summary, write_json
+from convcraft.training.run_folder import (
+    EVALUATION,
+    PREDICTIONS,
+    RunDescription,
+    read_run,
+    read_seen,
+    read_summary,
+    write_json,
+)
 from convcraft.workflows.before import Before, load_before
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.draw_run import Shown, draw_run
 from convcraft.workflows.load_model import load_model
+from convcraft.workflows.seal import seal
 from convcraft.workflows.test_reads import TestReads, record_test_read
 
 EVAL_BATCH_SIZE = 256
@@ -34,6 +49,7 @@ class EvaluateResult:
     """Figures of a run on test images.
 
     proof: before against after on them; None where the run was not fine-tuned.
+    void: why the figures say too much; empty where nothing speaks against them.
     """
 
     run: Path
@@ -44,6 +60,7 @@ class EvaluateResult:
     train_seconds: float  # of the training before
     test_reads: TestReads
     proof: Proof | None = None
+    void: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -58,7 +75,8 @@ def evaluate(
     """Judge a run on the test images that training set aside, or on other labelled data.
 
     A fine-tuned run is compared there, image by image, with the network that it started from. Every opening of the
-    test images is counted in the run folder.
+    test images is counted in the run folder. The predictions are kept and the folder is sealed, so that `verify` can
+    compute every figure again.
 
     Args:
         data: other data than the run's own; matched to the run's classes by name.
@@ -72,41 +90,111 @@ def evaluate(
     summary = read_summary(run)
     model, weights = load_model(description)
     before = load_before(description)
+    wanted = Wanted(data, test_split, data_dir)
     with data_progress(console) as progress:
-        opened = _open(description, data, test_split, data_dir, progress)
+        opened = open_wanted(description, wanted, progress)
         test_reads = record_test_read(run, opened.key, weights.sha256)
-        predict = partial(
-            predict_images,
-            images=opened.images,
-            classes=description.classes,
-            device=device,
-            progress=progress,
-            num_workers=description.config.data.num_workers,
-        )
-        predictions, report = predict(model, loss=description.config.training.loss)
-        proof = None if before is None else _compare(before, predict(before.network)[0], predictions)
+        saved = predict_all(description, opened.images, model, before, device, progress)
+    judged = figures_of(saved, description, before)
     for finding in opened.findings:
         console.print(f"{finding.severity}: {finding.message} {finding.fix}", highlight=False, markup=False)
+    void = void_reasons(opened.findings, test_reads)
+    for reason in void:
+        console.print(f"void: {reason}", highlight=False, markup=False)
+    content = saved.to_bytes()
     result = {
         "data": opened.name,
+        "opened": wanted.to_dict(),
+        "images": opened.key,
+        "predictions_sha256": hashlib.sha256(content).hexdigest(),
         "weights_sha256": weights.sha256,
         "preprocess_sha256": description.preprocess.hash(),
         "test_reads": test_reads.number,
+        "void": list(void),
         "findings": [finding.as_dict() for finding in opened.findings],
-        **report.to_dict(),
+        **judged.to_dict(),
     }
-    if before is not None and proof is not None:
-        result["proof"] = {"before_weights_sha256": before.sha256, **proof.to_dict()}
+    proof = judged.proof
+    if proof is not None:
         console.print(f"before and after: {proof.verdict}", highlight=False, markup=False)
+    replace_durably(run / PREDICTIONS, content)
     write_json(run / EVALUATION, result)
-    shown = Shown(opened.part, opened.images, predictions, report, test_reads.sentence, proof)
+    shown = Shown(opened.part, opened.images, judged.predictions, judged.report, test_reads.sentence, proof, void=void)
     report_file = draw_run(description, model, summary, shown)
+    seal(run)
     seconds = time.monotonic() - started
-    return EvaluateResult(run, opened.name, report, report_file, seconds, summary["train_seconds"], test_reads, proof)
+    trained = summary["train_seconds"]
+    return EvaluateResult(run, opened.name, judged.report, report_file, seconds, trained, test_reads, proof, void)
+
+
+def void_reasons(findings: Sequence[Finding], reads: TestReads) -> tuple[str, ...]:
+    """Why a figure says too much: a choice has touched the test images."""
+    reasons = [finding.message for finding in findings if finding.kind == "leak"]
+    if reads.other_weights:
+        times = "once" if reads.other_weights == 1 else f"{reads.other_weights:,} times"
+        reasons.append(
+            f"These test images were opened {times} with other weights of this run before, so that these weights may "
+            "have been chosen by them."
+        )
+    return tuple(reasons)
 
 
 @dataclass(frozen=True)
-class _Opened:
+class Wanted:
+    """What `evaluate` was asked to judge on; nothing of it: the run's own test images."""
+
+    data: str | None = None
+    test_split: str | None = None
+    data_dir: str | None = None
+
+    def to_dict(self) -> dict[str, str | None]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Every figure of saved predictions. before_sha256: weights of the network before fine-tuning."""
+
+    predictions: Predictions
+    report: Report
+    proof: Proof | None = None
+    before_sha256: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they stand in evaluation.json."""
+        figures = self.report.to_dict()
+        if self.proof is not None:
+            figures["proof"] = {"before_weights_sha256": self.before_sha256, **self.proof.to_dict()}
+        return figures
+
+
+def figures_of(saved: SavedPredictions, run: RunDescription, before: Before | None) -> Judged:
+    """The figures of predictions: the same ones give the same figures, whenever they are computed."""
+    predictions = saved.predictions(run.classes, run.config.training.loss)
+    report = classification_report(predictions)
+    were = saved.predictions_before(run.classes)
+    if before is None or were is None:
+        return Judged(predictions, report)
+    return Judged(predictions, report, _compare(before, were, predictions), before.sha256)
+
+
+def predict_all(
+    run: RunDescription,
+    images: ImageSet,
+    model: nn.Module,
+    before: Before | None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> SavedPredictions:
+    """What the run's network, and the one before fine-tuning, say of labelled images."""
+    workers = run.config.data.num_workers
+    logits = image_logits(model, images, device, progress, workers)
+    were = None if before is None else image_logits(before.network, images, device, progress, workers)
+    return SavedPredictions(logits, images.targets, images.names, were)
+
+
+@dataclass(frozen=True)
+class Opened:
     """Images to judge on. part: what the report calls them. key: what tells them from others in the count."""
 
     name: str
@@ -116,21 +204,23 @@ class _Opened:
     findings: tuple[Finding, ...] = ()
 
 
-def _open(
-    run: RunDescription, data: str | None, test_split: str | None, data_dir: str | None, progress: Progress
-) -> _Opened:
-    """The run's own test images, or other labelled data."""
-    config = run.config.data
-    if data_dir is not None:
-        config = replace(config, data_dir=data_dir)
+def open_wanted(run: RunDescription, wanted: Wanted, progress: Progress) -> Opened:
+    """The run's own test images, or other labelled data.
+
+    Raises:
+        UserError: no such data, or test images that are not what training set aside.
+    """
+    config, data, test_split = run.config.data, wanted.data, wanted.test_split
+    if wanted.data_dir is not None:
+        config = replace(config, data_dir=wanted.data_dir)
     if data is None:
         expected = run.data["sha256"]["test"]
         images = open_test_data(config, run.classes, run.preprocess, expected, progress)
-        return _Opened(run.data["name"], "test", expected, images)
+        return Opened(run.data["name"], "test", expected, images)
     config = replace(config, source=data, test_split=test_split, drop_leaks=False, labels_per_class=None)
     images, findings = open_other_data(config, run.classes, run.preprocess, read_seen(run.folder), progress)
     key = data if test_split is None else f"{data}#{test_split}"
-    return _Opened(data, f"test ({Path(data).name})", key, images, findings)
+    return Opened(data, f"test ({Path(data).name})", key, images, findings)
 
 
 def _compare(before: Before, were: Predictions, are: Predictions) -> Proof:
@@ -162,9 +252,17 @@ def predict_images(
 
     loss: `training.loss` of the run, which says what its logits mean.
     """
+    logits = image_logits(model, images, device, progress, num_workers)
+    predictions = Predictions(classes, probabilities_of(logits, loss), images.targets, images.names)
+    return predictions, classification_report(predictions)
+
+
+def image_logits(
+    model: nn.Module, images: ImageSet, device: str = "cpu", progress: Progress | None = None, num_workers: int = 0
+) -> NDArray[np.float32]:
+    """float32 [N, K] of a whole set; the model is on the CPU afterwards."""
     place = accelerator_of(device)
     batches = eval_batches(images, EVAL_BATCH_SIZE, num_workers)
     logits = predict_logits(model.to(place), batches, place, progress, len(images))
     model.cpu()
-    predictions = Predictions(classes, probabilities_of(logits, loss), images.targets, images.names)
-    return predictions, classification_report(predictions)
+    return logits
