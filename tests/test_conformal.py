@@ -46,27 +46,37 @@ def test_lac_by_hand() -> None:
 
 def test_aps_and_raps_scores_by_hand() -> None:
     rows = np.array([[0.2, 0.5, 0.3]])
-    plain = Conformal("aps", 0.9, (0.8,), (9,), 3)
-    assert plain._scores(rows).tolist() == [pytest.approx([1.0, 0.5, 0.8])]
+    plain = Conformal("aps", 0.9, (0.6,), (9,), 3)
+    assert plain._scores(rows).tolist() == [pytest.approx([0.8, 0.0, 0.5])]
     assert plain.sets(rows).tolist() == [[False, True, True]]
     cut = Conformal("aps", 0.9, (0.6,), (9,), 3, randomised=True)
-    assert cut._scores(rows, [0.25]).tolist() == [pytest.approx([0.95, 0.375, 0.725])]
-    assert cut.sets(rows, [0.9]).tolist() == [[False, True, True]]  # 0.8 - 0.9 * 0.3 = 0.53
-    assert cut.sets(rows, [0.1]).tolist() == [[False, True, False]]
-    priced = Conformal("raps", 0.9, (0.8,), (9,), 3, penalty=0.1, free_ranks=1)
-    assert priced._scores(rows).tolist() == [pytest.approx([1.2, 0.5, 0.9])]
+    assert cut._scores(rows, [0.25]).tolist() == [pytest.approx([0.85, 0.125, 0.575])]
+    assert cut.sets(rows, [0.25]).tolist() == [[False, True, True]]
+    assert cut.sets(rows, [0.5]).tolist() == [[False, True, False]]  # 0.5 + 0.5 * 0.3 = 0.65
+    priced = Conformal("raps", 0.9, (0.6,), (9,), 3, penalty=0.1, free_ranks=1)
+    assert priced._scores(rows).tolist() == [pytest.approx([1.0, 0.0, 0.6])]
 
 
 def test_of_equal_probabilities_the_first_class_comes_first() -> None:
     for num_classes in (4, 64):
-        sets = Conformal("aps", 0.9, (0.5,), (9,), num_classes).sets(np.full((1, num_classes), 1 / num_classes))
+        sets = Conformal("aps", 0.9, (0.49,), (9,), num_classes).sets(np.full((1, num_classes), 1 / num_classes))
         assert sets[0].tolist() == [index < num_classes // 2 for index in range(num_classes)]
 
 
-def test_without_chance_the_most_probable_class_is_always_in() -> None:
-    rows = np.array([[0.9, 0.1], [0.3, 0.7]])
-    assert Conformal("aps", 0.5, (0.2,), (9,), 2).sets(rows).tolist() == [[True, False], [False, True]]
-    assert not Conformal("lac", 0.5, (0.05,), (9,), 2).sets(rows).any()
+@pytest.mark.parametrize("method", ["aps", "raps"])
+def test_without_chance_the_most_probable_class_is_always_in(method: str) -> None:
+    rows, targets = drawn(500)
+    found = fit_conformal(rows, targets, 0.5, method=method, free_ranks=0)
+    assert found.sets(rows)[np.arange(500), rows.argmax(axis=1)].all()
+    assert not Conformal("lac", 0.5, (0.05,), (9,), 4).sets(rows[rows.max(axis=1) < 0.9]).any()
+
+
+def test_without_chance_a_sure_network_needs_no_more_than_a_class() -> None:
+    """Right in 95 %, and very sure: 90 % are covered by the first class alone; nothing else may enter."""
+    random = np.random.default_rng(0)
+    targets, labels = np.zeros(1000, int), (random.random(1000) < 0.05).astype(int)
+    rows = softmax(random.uniform(8, 12, (1000, 1)) * np.eye(3)[labels])
+    assert (fit_conformal(rows, targets, 0.9, method="aps").sets(rows).sum(axis=1) == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -87,7 +97,7 @@ def test_too_few_images_put_every_class_into_every_set() -> None:
 
 @pytest.mark.parametrize(("method", "randomised"), OPTIONS)
 def test_coverage_over_many_draws_follows_the_theory(method: str, randomised: bool) -> None:
-    """Covered test images are beta-binomial; sets that always hold the first class may cover more, never less."""
+    """Covered test images are beta-binomial; without chance scores tie (0 for the first class): more, never less."""
     num_fit, num_test, num_draws, coverage = 60, 200, 300, 0.85
     covered = []
     for seed in range(num_draws):

@@ -39,8 +39,9 @@ class Conformal:
     num_images: that each threshold was set on.
     method: lac: smallest sets on average; hard images may get an empty one. aps: larger where the image is harder.
         raps: aps with a price on each class beyond `free_ranks`, so that sets do not grow long tails.
-    randomised: aps and raps cut the last class by chance, which makes the coverage exact instead of at least so much.
-        An image's chance hangs on `seed` and on its row. Without it no set is empty and nothing is left to chance.
+    randomised: aps and raps count a random part of the class's own probability, which makes the coverage exact instead
+        of at least so much. An image's chance hangs on `seed` and on its row. Without it nothing of it is counted: the
+        first class is always in the set.
     """
 
     method: str
@@ -82,10 +83,7 @@ class Conformal:
             UserError: another number of classes, or rows that are no probabilities.
         """
         rows = checked_rows(probabilities, self.num_classes)
-        found = self._scores(rows, chances) <= np.array(self.thresholds)
-        if self.method != "lac" and not self.randomised:
-            found[np.arange(len(rows)), rows.argmax(axis=1)] = True
-        return np.asarray(found)
+        return np.asarray(self._scores(rows, chances) <= np.array(self.thresholds))
 
     def _scores(self, rows: Rows, chances: ArrayLike | None = None) -> Rows:
         """How ill each class suits each image: float64 [N, K]."""
@@ -93,9 +91,9 @@ class Conformal:
             return 1.0 - rows
         order = np.argsort(-rows, axis=1, kind="stable")
         falling = np.take_along_axis(rows, order, axis=1)
-        scores = np.cumsum(falling, axis=1)  # the class's own probability included
+        scores = np.cumsum(falling, axis=1) - falling  # what the classes before it have; 0 for the first
         if self.randomised:
-            scores -= self._chances(len(rows), chances)[:, None] * falling
+            scores += self._chances(len(rows), chances)[:, None] * falling
         scores += self.penalty * np.maximum(np.arange(1, rows.shape[1] + 1) - self.free_ranks, 0)
         of_class = np.empty_like(scores)
         np.put_along_axis(of_class, order, scores, axis=1)
@@ -154,8 +152,8 @@ def fit_conformal(
 
     Source: lac: Sadinle, Lei, Wasserman, JASA 114 (2019), arXiv:1609.00451. aps: Romano, Sesia, Candes 2020,
     arXiv:2006.02544, eq. 8. raps: Angelopoulos et al. 2021, arXiv:2009.14193, eq. 4. Per class: Vovk et al.,
-    "Algorithmic Learning in a Random World" (2005), 4.5. Deviations: without `randomised` a set holds the class that
-    crosses the threshold's mass only if its own sum is still within, and always the first class.
+    "Algorithmic Learning in a Random World" (2005), 4.5. Without `randomised`, a class scores what the classes before
+    it have together: the set ends with the class that crosses the threshold, as in Angelopoulos et al., algorithm 2.
     """
     labels = np.asarray(targets)
     rows = checked_rows(probabilities)
