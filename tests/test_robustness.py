@@ -17,7 +17,7 @@ from convcraft.data.preprocess import Preprocess
 from convcraft.data.sample import Sample
 from convcraft.errors import UserError
 from convcraft.evaluation import robustness
-from convcraft.evaluation.attack_curves import LARGE_EPSILON, attack_report, masking_warnings
+from convcraft.evaluation.attack_curves import LARGE_EPSILON, attack_report, margin_loss, masking_warnings
 from convcraft.evaluation.judged_images import JudgedImages, stratified_sample
 from convcraft.evaluation.moves import cropped, mirrored, rotated, scaled, shifted
 from convcraft.evaluation.predict_function import predict_function, probabilities_from
@@ -359,6 +359,41 @@ def test_masked_gradients_are_warned_about(digits: tuple[nn.Module, JudgedImages
     assert "no more than random noise" in text
     assert f"epsilon {LARGE_EPSILON:g}" in text
     assert report.fgsm.points[1].accuracy == report.fgsm.points[0].accuracy  # nothing moved
+
+
+class Surer(nn.Module):
+    """The same answers with logits that are 100,000 times as large: softmax is exactly 0 or 1."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
+        return 1e5 * logits
+
+
+def test_a_network_that_is_too_sure_for_cross_entropy_is_attacked_by_its_margin(
+    digits: tuple[nn.Module, JudgedImages],
+) -> None:
+    model, images = digits
+    plain = attack_report(model, images, DIGITS, (0.0, 0.1), steps=8)
+    sure = attack_report(Surer(model), images, DIGITS, (0.0, 0.1), steps=8)
+    assert sure.pgd_margin.points == plain.pgd_margin.points  # the scale plays no part
+    assert sure.pgd_cross_entropy.points[1].accuracy > sure.pgd_margin.points[1].accuracy + 0.2
+    for report in (plain, sure):
+        for together, *alone in zip(
+            report.pgd.points, report.pgd_cross_entropy.points, report.pgd_margin.points, strict=True
+        ):
+            assert together.num_correct <= min(point.num_correct for point in alone)
+
+
+def test_the_margin_by_hand() -> None:
+    logits = torch.tensor([[3.0, 1.0, -2.0], [0.0, 4.0, 5.0]], requires_grad=True)
+    loss = margin_loss(logits, torch.tensor([0, 1]))
+    assert loss.item() == (1 - 3) + (5 - 4)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient.tolist() == [[-1, 1, 0], [0, -1, 1]]
 
 
 def test_pgd_weaker_than_fgsm_or_noise_is_warned_about() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from convcraft.data.preprocess import Preprocess
 from convcraft.data.sample import Progress
 from convcraft.errors import UserError
-from convcraft.evaluation.attacks import Attack
+from convcraft.evaluation.attacks import Attack, Loss
 from convcraft.evaluation.judged_images import JudgedImages
 from convcraft.evaluation.predictions import evaluating
 from convcraft.evaluation.robustness import Curve, Point
@@ -34,6 +34,8 @@ Right = NDArray[np.bool_]  # [N]
 class AttackReport:
     """Curves over epsilon (L-infinity, of pixels in 0..1): upper bounds, as a stronger attack may find more.
 
+    pgd: an image counts as right where neither loss, cross-entropy nor margin, has led PGD to a mistake.
+    pgd_cross_entropy, pgd_margin: right under PGD that climbs this loss alone.
     noise: each value moved up or down by epsilon at random, to compare with.
     at_large_epsilon: accuracy under PGD at LARGE_EPSILON.
     warnings: signs that the attack fails, rather than that the network withstands it; none in a sound measurement.
@@ -46,6 +48,8 @@ class AttackReport:
     steps: int
     seed: int
     warnings: tuple[str, ...]
+    pgd_cross_entropy: Curve
+    pgd_margin: Curve
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -53,6 +57,8 @@ class AttackReport:
             "seed": self.seed,
             "fgsm": self.fgsm.to_dict(),
             "pgd": self.pgd.to_dict(),
+            "pgd_cross_entropy": self.pgd_cross_entropy.to_dict(),
+            "pgd_margin": self.pgd_margin.to_dict(),
             "noise": self.noise.to_dict(),
             "at_large_epsilon": self.at_large_epsilon.to_dict(),
             "warnings": list(self.warnings),
@@ -70,7 +76,7 @@ def attack_report(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> AttackReport:
-    """Accuracy under FGSM, PGD and noise at each epsilon.
+    """Accuracy under FGSM, PGD (the worse of two losses) and noise at each epsilon.
 
     Args:
         model: gives logits; it stays as it is, on its device.
@@ -84,17 +90,22 @@ def attack_report(
         raise UserError(f"epsilons {tuple(epsilons)}", "numbers in 0..1, at least one", "8 / 255 is usual for photos.")
     if steps < 1:
         raise UserError(f"{steps} steps", "1 or more", "20 is usual.")
-    found: dict[str, list[Right]] = {"fgsm": [], "pgd": [], "noise": []}
+    found: dict[str, list[Right]] = {kind: [] for kind in ("fgsm", "pgd_cross_entropy", "pgd_margin", "noise")}
+
+    def right_under(attack: Attack | _Noise, loss: Loss = _cross_entropy) -> Right:
+        return _right_under(attack, loss, model, images, preprocess, batch_size)
+
     for done, epsilon in enumerate(epsilons, start=1):
-        for kind, outcomes in found.items():
-            attack = (
-                _Noise(epsilon, preprocess, seed) if kind == "noise" else Attack(kind, epsilon, steps, preprocess, seed)
-            )
-            outcomes.append(_right_under(attack, model, images, preprocess, batch_size))
+        pgd = Attack("pgd", epsilon, steps, preprocess, seed)
+        found["fgsm"].append(right_under(Attack("fgsm", epsilon, 1, preprocess, seed)))
+        found["pgd_cross_entropy"].append(right_under(pgd))
+        found["pgd_margin"].append(right_under(pgd, margin_loss))
+        found["noise"].append(right_under(_Noise(epsilon, preprocess, seed)))
         if progress is not None:
             progress(done, len(epsilons) + 1, "attacked images")
+    found["pgd"] = [a & b for a, b in zip(found["pgd_cross_entropy"], found["pgd_margin"], strict=True)]
     unlimited = Attack("pgd", LARGE_EPSILON, steps, preprocess, seed)
-    large = Point.of(LARGE_EPSILON, _right_under(unlimited, model, images, preprocess, batch_size))
+    large = Point.of(LARGE_EPSILON, right_under(unlimited) & right_under(unlimited, margin_loss))
     if progress is not None:
         progress(len(epsilons) + 1, len(epsilons) + 1, "attacked images")
 
@@ -102,8 +113,17 @@ def attack_report(
         points = tuple(Point.of(epsilon, right) for epsilon, right in zip(epsilons, found[kind], strict=True))
         return Curve(kind, "epsilon of pixels in 0..1", points, len(images), images.num_available)
 
-    warnings = masking_warnings(epsilons, found["fgsm"], found["pgd"], found["noise"], large)
-    return AttackReport(curve("fgsm"), curve("pgd"), curve("noise"), large, steps, seed, warnings)
+    return AttackReport(
+        fgsm=curve("fgsm"),
+        pgd=curve("pgd"),
+        noise=curve("noise"),
+        at_large_epsilon=large,
+        steps=steps,
+        seed=seed,
+        warnings=masking_warnings(epsilons, found["fgsm"], found["pgd"], found["noise"], large),
+        pgd_cross_entropy=curve("pgd_cross_entropy"),
+        pgd_margin=curve("pgd_margin"),
+    )
 
 
 def masking_warnings(
@@ -158,13 +178,32 @@ class _Noise:
         return self.preprocess.mean, self.preprocess.std
 
 
-def _loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy in float64: in float32 a very sure network's gradient would be rounded to nothing."""
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """In float64: in float32 a very sure network's gradient would be rounded to nothing."""
     return nn.functional.cross_entropy(logits.double(), targets)
 
 
+def margin_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Sum over images of the best wrong logit minus the true one: above 0 where the network errs.
+
+    Its gradient does not vanish however sure the network is, and with steps of a gradient's sign the scale of the
+    logits plays no part. The loss f6 of Carlini, Wagner 2017 (arXiv:1608.04644), without its floor.
+
+    Args:
+        logits: [B, K]; K at least 2. targets: int64 [B].
+    """
+    true = logits.gather(1, targets[:, None])[:, 0]
+    best_wrong = logits.scatter(1, targets[:, None], -torch.inf).amax(dim=1)
+    return (best_wrong - true).sum()
+
+
 def _right_under(
-    attack: Attack | _Noise, model: nn.Module, images: JudgedImages, preprocess: Preprocess, batch_size: int
+    attack: Attack | _Noise,
+    loss: Loss,
+    model: nn.Module,
+    images: JudgedImages,
+    preprocess: Preprocess,
+    batch_size: int,
 ) -> Right:
     device = next(model.parameters()).device
     right = []
@@ -172,7 +211,7 @@ def _right_under(
         part = slice(start, start + batch_size)
         pixels = torch.from_numpy(preprocess.normalise(images.pixels[part])).to(device)
         targets = torch.from_numpy(images.targets[part]).to(device)
-        changed = attack(model, _loss, pixels, targets) if attack.epsilon else pixels
+        changed = attack(model, loss, pixels, targets) if attack.epsilon else pixels
         with evaluating(model), torch.inference_mode():
             right.append((model(changed).argmax(dim=1) == targets).cpu().numpy())
     return np.concatenate(right)
