@@ -1,7 +1,8 @@
 """A run's folder: who may write to it, and which of its weights are the result.
 
 config.yaml  classes.json  preprocess.json  data.json  seen_images.npy  metrics.jsonl  tensorboard/  checkpoints/
-summary.json  report.html  run.lock; after evaluate: evaluation.json  predictions.npz  test_reads.jsonl  seal.json
+summary.json  report.html  run.lock; with validation images: trust.json  [trust.safetensors]
+after evaluate: evaluation.json  predictions.npz  test_reads.jsonl  seal.json
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ BATCH_SIZE = 64
 NAMED_CLASSES = 5  # of an ambiguous answer
 UNCALIBRATED = (
     "Probabilities are not calibrated: the run has no trust.json, because no labelled images were left to check them "
-    "on or because an older convcraft made it. A network is usually less often right than they say."
+    "on or because an older convcraft made it. How often such an answer is right may be quite another share."
 )
 STDIN = "-"
 
