@@ -35,10 +35,17 @@ def calibrated_network(config: ModelConfig, images: Tensor, num_classes: int = 3
     return model
 
 
-def assert_merges(adapted: nn.Module, merged: Callable[[nn.Module], nn.Module], images: Tensor) -> None:
-    """The same logits within 1e-5 in float64, and in float32 as far as rounding in the network lets one tell.
+EXACT = 1e-10  # of logits of size one, in float64
+ROUNDED = 1e-5  # of the range of the logits, in float32
+ROUNDINGS = 2.0  # times the rounding that the unmerged network shows
 
-    (Random deep networks at small sizes amplify rounding: float32 alone moves their logits by 1e-5 and more.)
+
+def assert_merges(adapted: nn.Module, merged: Callable[[nn.Module], nn.Module], images: Tensor) -> None:
+    """Merging is the same function, and costs no accuracy.
+
+    In float64 the logits agree within `EXACT`. In float32 the merged network is as near to those exact logits as
+    `ROUNDED` of their range; or, where float32 itself keeps the unmerged network farther away (random deep networks
+    at small sizes amplify rounding: 6e-5 for MobileNetV2), not more than `ROUNDINGS` times as far as that one.
 
     Args:
         merged: gives a merged copy.
@@ -47,6 +54,8 @@ def assert_merges(adapted: nn.Module, merged: Callable[[nn.Module], nn.Module], 
     exact = copy.deepcopy(adapted).double().eval()
     with torch.no_grad():
         truth, logits = exact(images.double()), adapted.eval()(images)
-        assert (merged(exact)(images.double()) - truth).abs().max() < 1e-5
-        rounding = (logits - truth).abs().max()
-        assert (merged(adapted)(images) - logits).abs().max() <= 5 * rounding + 5e-6
+        from_exact = merged(exact)(images.double()) - truth
+        rounding, merged_rounding = ((values - truth).abs().max() for values in (logits, merged(adapted)(images)))
+    assert from_exact.abs().max() <= EXACT, f"{from_exact.abs().max():.2e} in float64"
+    allowed = max(ROUNDED * (truth.max() - truth.min()), ROUNDINGS * rounding)
+    assert merged_rounding <= allowed, f"{merged_rounding:.2e} in float32, {rounding:.2e} before merging"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,32 @@ def test_adapters_start_as_nothing_and_merge_into_plain_layers(name: str) -> Non
     assert merged.state_dict().keys() == plain.state_dict().keys()
     assert not any(module._forward_hooks for module in merged.modules())
     assert not adapters_of(merged)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "careless"),
+    [(torch.float64, lambda change: change * (1 + 1e-6)), (torch.float32, lambda change: change.bfloat16())],
+)
+def test_a_merge_that_is_a_little_off_is_noticed(dtype: torch.dtype, careless: Callable[[Tensor], Tensor]) -> None:
+    """A change that is a millionth too large, and one that loses digits where float32 is merged."""
+
+    def badly_merged(model: nn.Module) -> nn.Module:
+        plain = copy.deepcopy(model)
+        changes = {path: adapter.weight_change() for path, adapter in adapters_of(plain)}
+        before = {path: plain.get_submodule(path).weight.detach().clone() for path in changes}
+        merge(plain)
+        for path, change in changes.items():
+            weight = plain.get_submodule(path).weight
+            if weight.dtype == dtype:
+                weight.data.copy_(before[path] + careless(change))
+        return plain
+
+    adapted = network("lenet5")
+    adapt(adapted, plan_lora(adapted, rank=4))
+    images = torch.randn(2, 3, 32, 32)
+    assert_merges(learned(adapted, 0.1), merged_copy, images)
+    with pytest.raises(AssertionError, match=f"in {str(dtype).removeprefix('torch.')}"):
+        assert_merges(adapted, badly_merged, images)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
