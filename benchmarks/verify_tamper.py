@@ -46,12 +46,12 @@ def main() -> None:
         config = RunConfig().changed(data={"source": "digits"}, training={"epochs": asked.epochs, "device": "cpu"})
         train(config, run, console=QUIET)
         evaluate(run, console=QUIET)
-        clean = [verify(run, device="cpu", console=QUIET).complete]
+        clean = [verify(run, device="cpu", console=QUIET).passed]
         random = np.random.default_rng(0)
         flips = {name: flipped(run, name, asked.places, random) for name in [*sealed(run), SEAL, TEST_READS]}
-        clean.append(verify(run, device="cpu", console=QUIET).complete)
+        clean.append(verify(run, device="cpu", console=QUIET).passed)
         forged = {name: found_in_copy(run, Path(folder) / "forged", *forgery) for name, forgery in FORGERIES.items()}
-        clean.append(verify(run, device="cpu", console=QUIET).complete)
+        clean.append(verify(run, device="cpu", console=QUIET).passed)
     tried = sum(entry["tried"] for entry in flips.values()) + len(forged)
     found = sum(entry["found"] for entry in flips.values()) + sum(forged.values())
     write_result(
