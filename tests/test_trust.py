@@ -315,6 +315,27 @@ def test_fine_tuning_fits_it_on_images_that_were_held_out(tmp_path: Path, method
     assert find_trust(description, *load_model(description)) is None  # no image is left that it did not learn from
 
 
+def test_a_large_set_is_fitted_on_its_validation_images(tmp_path: Path) -> None:
+    config = RunConfig().changed(
+        data={"source": "digits"},
+        model={"weights": "mnist-lenet5"},
+        training={"epochs": 1, "device": "cpu", "trackers": ()},
+        finetune={"method": "head", "views": 0, "cross_fit_below": 0},
+    )
+    done = finetune(config, tmp_path / "run", console=QUIET)
+    trust = loaded(done.run)
+    assert trust.source == "validation"
+    assert done.report is not None
+    assert trust.num_images == done.report.num_images
+    assert set(trust.aurocs) == set(SCORES)
+    (done.run / TRUST).unlink()
+    description = read_run(done.run)
+    again = find_trust(description, *load_model(description))  # the same images: none of them was learned from
+    assert again is not None
+    assert again.num_images == trust.num_images
+    assert again.temperature.value == pytest.approx(trust.temperature.value, rel=1e-3)
+
+
 # --- predict ---
 
 

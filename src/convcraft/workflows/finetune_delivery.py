@@ -202,7 +202,8 @@ def _write(
     shown = _judged(tuning, choice.after)
     summary = _summarise(tuning, choice, num_parameters(network), sha256, shown)
     settled = dataclasses.replace(read_run(run), config=config)
-    trust_from_pool(settled, network, sha256, tuning.pool, choice.after, tuning.features.last[0])
+    device = tuning.config.training.device
+    trust_from_pool(settled, network, sha256, tuning.pool, choice.after, tuning.features.last[0], device)
     config.save(run / CONFIG)
     write_json(run / SUMMARY, summary)
     draw_run(read_run(run), network, summary, shown)

@@ -25,6 +25,7 @@ from convcraft.workflows.strangeness import (
 )
 from convcraft.workflows.trust import Trust, fit_trust, load_trust, log_of, save_trust
 
+STRANGE_IMAGES = 500  # set a threshold to about one per cent of the known images
 SAME_FEATURES_IMAGES = 8
 SAME_FEATURES_TOLERANCE = 1e-3  # of the largest feature
 
@@ -56,12 +57,13 @@ def trust_from_pool(
     pool: Pool,
     probabilities: NDArray[np.float32],
     pretrained_features: NDArray[np.float32],
+    device: str = "cpu",
 ) -> Trust | None:
     """Fit and save the trust of a fine-tuned network; None where no labelled image could be held back.
 
-    A large pool's validation images are as those of `train`. A cross-fitted pool has only what the networks of the
-    rounds said of the images that they did not see: probabilities, whose logarithms serve as logits. Those have no
-    energy, and the final network has learned from all images, so that its energies are no measure either. A distance is
+    Candidates say probabilities, whose logarithms serve as logits; they have no energy. For that a large pool's
+    validation images are sent through the network once more (`STRANGE_IMAGES` of them where they are not `cheap`). Of a
+    cross-fitted pool the final network has learned from all images, so that its energies are no measure. A distance is
     one where the classifier's input is still what the pretrained network gives (probes): it owes nothing to the labels,
     and each image's distance is taken from images of other rounds.
 
@@ -70,12 +72,10 @@ def trust_from_pool(
     """
     if not len(pool.chooses):
         return None
-    if not pool.cross_fitted:
-        val, train = pool.images.subset(pool.chooses), pool.images.subset(pool.rounds[0].fit)
-        outputs = outputs_of(model, val, features=cheap(run.preprocess))
-        return trust_from_validation(run, model, weights_sha256, train, val, outputs)
     strangeness = None
-    if _same_features(model, pool.images, pretrained_features):
+    if not pool.cross_fitted:
+        strangeness = _as_in_training(model, pool, run.config.training.loss, device)
+    elif _same_features(model, pool.images, pretrained_features):
         strangeness = _held_out_distance(model, pool, pretrained_features)
     trust = fit_trust(
         log_of(probabilities[pool.chooses]),
@@ -84,7 +84,7 @@ def trust_from_pool(
         weights_sha256=weights_sha256,
         preprocess_sha256=run.preprocess.hash(),
         strangeness=strangeness,
-        source="cross-fitted",
+        source="cross-fitted" if pool.cross_fitted else "validation",
     )
     save_trust(run.folder, trust)
     return trust
@@ -118,6 +118,14 @@ def find_trust(
         train, val = pool.images.subset(pool.rounds[0].fit), pool.images.subset(pool.chooses)
     outputs = outputs_of(model, val, features=cheap(run.preprocess))
     return trust_from_validation(run, model, weights.sha256, train, val, outputs)
+
+
+def _as_in_training(model: nn.Module, pool: Pool, loss: str, device: str) -> Strangeness | None:
+    """Of a network that has not learned from the validation images."""
+    small = cheap(pool.images.preprocess)
+    ids = pool.chooses if small else pool.chooses[spread(len(pool.chooses), STRANGE_IMAGES)]
+    outputs = outputs_of(model, pool.images.subset(ids), features=small, device=device)
+    return find_strangeness(model, pool.images.subset(pool.rounds[0].fit), outputs, loss)
 
 
 def _same_features(model: nn.Module, images: ImageSet, pretrained: NDArray[np.float32]) -> bool:
