@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -24,6 +26,7 @@ from convcraft.finetune.proof import Spent, prove
 from convcraft.finetune.proof_files import ShownProof
 from convcraft.finetune.record import Trial, TuningRecord
 from convcraft.report import comparison_plots, html, plots
+from convcraft.report.cell_pictures import cells_of
 from convcraft.report.feature_maps import first_layer_maps
 from convcraft.report.run_report import (
     DataFacts,
@@ -34,6 +37,7 @@ from convcraft.report.run_report import (
     signed_colours,
     write_report,
 )
+from convcraft.report.script import SCRIPT
 from convcraft.report.text import count, percent, printable, shorten
 
 EVIL_NAMES = (
@@ -51,12 +55,13 @@ EVIL_NAMES = (
 class Outline(HTMLParser):
     """What a browser would see: tags, attributes, ids, headings, visible text; unbalanced tags fail."""
 
-    VOID = frozenset({"meta", "img", "br", "link"})
+    VOID = frozenset({"meta", "img", "br", "link", "input"})
 
     def __init__(self, document: str) -> None:
         super().__init__(convert_charrefs=True)
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
+        self.scripts: list[str] = []
         self.open: list[str] = []
         self.feed(document)
         self.close()
@@ -74,7 +79,9 @@ class Outline(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+        elif self.open and self.open[-1] != "style":
             self.words.append(data)
 
     @property
@@ -116,6 +123,7 @@ def content(classes: tuple[str, ...] = tuple("abcdefgh"), num_images: int = 200)
         records=records,
         evaluation=classification_report(predictions, num_resamples=50),
         mistakes=mistakes,
+        cells=cells_of(predictions, lambda rows: np.full((len(rows), 9, 7, 3), 50, np.uint8), {}),
         mistake_pixels=random.integers(0, 255, (5, 9, 7, 3), dtype=np.uint8),
         feature_maps=FeatureMaps(
             np.zeros((9, 7, 1), np.uint8), random.normal(size=(6, 5, 3)).astype(np.float32), "body.conv1", classes[0]
@@ -189,8 +197,12 @@ def without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_names_are_shown_and_never_run(evil_page: str) -> None:
     outline = Outline(evil_page)
     tags = {tag for tag, _ in outline.tags}
-    assert tags.isdisjoint({"script", "iframe", "object", "embed", "link", "base", "form", "foreignobject"})
+    assert tags.isdisjoint({"iframe", "object", "embed", "link", "base", "form", "foreignobject"})
     assert all(not name.startswith("on") for _, attributes in outline.tags for name in attributes)
+    kinds = [attributes.get("type") for attributes in outline.all("script")]
+    assert kinds == ["application/json", None]  # images of the cells, which is no code; then the page's own
+    assert outline.scripts[1] == SCRIPT
+    assert json.loads(outline.scripts[0])["classes"][0] == EVIL_NAMES[0]
     assert EVIL_NAMES[0] in outline.text
     assert "&amp;" in outline.text  # shown as it is called, not read as markup
     assert "a: <b>&" in outline.text
@@ -210,7 +222,10 @@ def test_the_page_asks_nothing_of_the_network(evil_page: str) -> None:
     assert "@import" not in evil_page
     assert "url(" not in html.CSS
     policy = next(meta for meta in Outline(evil_page).all("meta") if meta.get("http-equiv"))
-    assert "default-src 'none'" in (policy["content"] or "")
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    assert (policy["content"] or "").startswith("default-src 'none'")
+    assert f"script-src 'sha256-{digest}'" in (policy["content"] or "")
+    assert "unsafe-eval" not in evil_page
 
 
 def test_every_picture_has_words_for_those_who_cannot_see_it(evil_page: str) -> None:
@@ -218,8 +233,9 @@ def test_every_picture_has_words_for_those_who_cannot_see_it(evil_page: str) -> 
     assert len(outline.all("img")) == 5 + 1 + 6 + 2 * 3
     assert all(image["alt"] for image in outline.all("img"))
     drawings = outline.all("svg")
-    assert len(drawings) == 6 + 2 * 2 + 1
-    assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in drawings)
+    marks = [drawing for drawing in drawings if drawing.get("aria-hidden") == "true"]
+    assert len(drawings) - len(marks) == 5 + 2 * 2 + 1
+    assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in drawings if drawing not in marks)
 
 
 def test_ids_are_unique_and_references_lead_somewhere(evil_page: str) -> None:
@@ -316,7 +332,7 @@ def test_figures_of_validation_carry_a_caution(whole_page: str) -> None:
         ({"records": ()}, {"training"}),
         ({"records": [{"event": "stop"}]}, {"training"}),
         ({"records": [{"event": "val", "step": 1, "loss": None, "accuracy": None}]}, {"training"}),
-        ({"data": None}, {"data"}),
+        ({"data": None}, {"data", "doctor"}),
         ({"model": None}, {"network"}),
         ({"feature_maps": None}, {"features"}),
         ({"config_yaml": "", "reproduce": ()}, {"settings", "reproduce"}),

@@ -1,7 +1,7 @@
 """Pieces of a self-contained HTML page. Every string that comes in is escaped here, and the page can load nothing.
 
-A content security policy in the head forbids scripts and requests, so that not even a mistake here could open the
-page to what a class name or file name says.
+A content security policy in the head forbids requests and every script but the page's own (named by its hash), so that
+not even a mistake here could open the page to what a class name or file name says.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ THEME_COLOURS = {
     plots.BLUE: "var(--blue)",
     plots.ORANGE: "var(--orange)",
 }
+LOSSLESS_PIXELS = 64  # pictures up to so many pixels a side keep every pixel (PNG); larger ones become JPEG
+JPEG_QUALITY = 82
 CSS_PIXELS_PER_INCH = 96
 LARGEST_SCALE = 1.1  # all plots then carry text of the same size, on a wide screen too
 LARGEST_PICTURE_PIXELS = 320  # pictures are shown at 160 px at most: enough for screens of double density
@@ -69,8 +72,11 @@ def element(tag: str, *children: object, **attributes: object) -> Html:
     return Html(f"<{tag}{written}>{''.join(text(child) for child in children)}</{tag}>")
 
 
-def page(title: str, header: Html, sections: Sequence[Section], footer: str) -> str:
-    """The whole document, table of contents included."""
+def page(title: str, header: Html, sections: Sequence[Section], footer: str, script: str = "") -> str:
+    """The whole document, table of contents included.
+
+    script: the only one that the page may run; it must stand without what names and files say.
+    """
     contents = [element("li", element("a", _heading(section), href=f"#{section.anchor}")) for section in sections]
     bodies = [
         element("section", element("h2", _heading(section)), section.body, id=section.anchor) for section in sections
@@ -79,7 +85,7 @@ def page(title: str, header: Html, sections: Sequence[Section], footer: str) -> 
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{text(title)}</title>
 <style>{CSS}</style>
@@ -92,10 +98,23 @@ def page(title: str, header: Html, sections: Sequence[Section], footer: str) -> 
 {join(bodies)}
 </main>
 {element("footer", footer)}
-</div>
+</div>{f"<script>{script}</script>" if script else ""}
 </body>
 </html>
 """
+
+
+def _policy(script: str) -> str:
+    if not script:
+        return POLICY
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"{POLICY}; script-src 'sha256-{digest}'"
+
+
+def data_block(name: str, value: object) -> Html:
+    """JSON for the page's script to read; nothing of it is run or read as markup."""
+    written = json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    return Html(f'<script type="application/json" id="{text(name)}">{written}</script>')
 
 
 def _heading(section: Section) -> Html:
@@ -103,12 +122,17 @@ def _heading(section: Section) -> Html:
 
 
 def table(
-    header: Sequence[object], rows: Sequence[Sequence[object]], tall: bool = False, name_columns: int = 1
+    header: Sequence[object],
+    rows: Sequence[Sequence[object]],
+    tall: bool = False,
+    name_columns: int = 1,
+    sortable: bool = False,
 ) -> Html:
     """A table that scrolls sideways where it is too wide; columns of figures are set flush right.
 
     tall: scrolls downwards too on a screen (hundreds of classes), never on paper.
     name_columns: so many columns on the left hold names, also where a class is called "7".
+    sortable: the page's script turns the heads of its columns into buttons that sort.
     """
     numeric = [column >= name_columns and all(_is_number(row[column]) for row in rows) for column in range(len(header))]
     kinds = ["number" if is_number else None for is_number in numeric]
@@ -121,7 +145,8 @@ def table(
         )
         for row in rows
     ]
-    grid = element("table", element("thead", element("tr", *head)), element("tbody", *body))
+    kind = "sortable" if sortable else None
+    grid = element("table", element("thead", element("tr", *head)), element("tbody", *body), class_=kind)
     return element("div", grid, class_="scroll tall" if tall else "scroll", tabindex="0")
 
 
@@ -197,22 +222,37 @@ def _own_reference(name: str, value: str, prefix: str) -> str:
     return value.replace("url(#", f"url(#p{prefix}-")
 
 
-def picture(pixels: NDArray[np.uint8], alt: str) -> Html:
+def picture(pixels: NDArray[np.uint8], alt: str, name: str | None = None) -> Html:
     """An image as an <img> with its data inside; small ones are enlarged in whole pixels, large ones reduced.
 
     Args:
         pixels: uint8 [H, W], [H, W, 1] or [H, W, 3].
+        name: id of the element.
     """
-    image = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels)
-    small = max(image.size) <= LARGEST_PICTURE_PIXELS // 2
-    image.thumbnail((LARGEST_PICTURE_PIXELS, LARGEST_PICTURE_PIXELS))
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode()
+    kind, data, (width, height) = encoded(pixels, LARGEST_PICTURE_PIXELS)
+    small = max(pixels.shape[:2]) <= LARGEST_PICTURE_PIXELS // 2
+    own = "" if name is None else f' id="{text(name)}"'
     return Html(
-        f'<img src="data:image/png;base64,{data}" alt="{text(alt)}" width="{image.width}" height="{image.height}"'
+        f'<img src="data:image/{kind};base64,{data}" alt="{text(alt)}" width="{width}" height="{height}"{own}'
         + (' class="pixels">' if small else ">")
     )
+
+
+def encoded(pixels: NDArray[np.uint8], largest_pixels: int) -> tuple[str, str, tuple[int, int]]:
+    """ "png" or "jpeg", the file in base64, and its width and height; reduced to so many pixels a side.
+
+    Args:
+        pixels: uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (with opacity: always PNG).
+    """
+    image = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels)
+    image.thumbnail((largest_pixels, largest_pixels))
+    buffer = io.BytesIO()
+    lossless = max(image.size) <= LOSSLESS_PIXELS or image.mode == "RGBA"
+    if lossless:
+        image.save(buffer, format="PNG", optimize=True)
+    else:
+        image.save(buffer, format="JPEG", quality=JPEG_QUALITY, optimize=True)
+    return "png" if lossless else "jpeg", base64.b64encode(buffer.getvalue()).decode(), image.size
 
 
 def pictures(items: Sequence[tuple[Html, Html]], small: bool = False) -> Html:

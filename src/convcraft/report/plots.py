@@ -168,11 +168,14 @@ def reliability(
     counts: NDArray[np.int64],
     mean_confidence: NDArray[np.float64],
     accuracy: NDArray[np.float64],
+    intervals: Sequence[tuple[float, float]] = (),
+    title: str = "",
 ) -> Figure:
     """Accuracy against confidence, and below how many images stand behind each bin.
 
     Args:
         edges: float64 [bins + 1]; the other three [bins].
+        intervals: of each bin's accuracy; none are drawn where it is empty.
     """
     filled = counts > 0
     with matplotlib.rc_context(STYLE):
@@ -189,7 +192,10 @@ def reliability(
             clip_on=False,
             label="accuracy of the bin",
         )
-        top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.03))
+        if intervals:
+            low, high = np.asarray(intervals).T[:, filled]
+            top.vlines(mean_confidence[filled], low, high, color=BLUE, linewidth=1.4)
+        top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.03), title=title)
         top.legend(loc="upper left")
         bottom.bar(edges[:-1], counts, np.diff(edges), align="edge", color=MUTED, alpha=0.5)
         bottom.set(xlabel="confidence", ylabel="images")

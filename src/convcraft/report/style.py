@@ -2,9 +2,9 @@
 
 CSS = """
 :root { color-scheme: light dark; --page: #fdfdfc; --panel: #f5f6f6; --ink: #1c2025; --muted: #626a73; --rule: #d9dce0;
-  --blue: #0b66b1; --orange: #c9511b; }
+  --blue: #0b66b1; --orange: #c9511b; --red: #b3122b; --red-panel: #fdecec; }
 @media (prefers-color-scheme: dark) { :root { --page: #14171a; --panel: #1c2024; --ink: #e7e9eb; --muted: #9ba4ad;
-  --rule: #343a41; --blue: #5fb0ee; --orange: #f2925a; }
+  --rule: #343a41; --blue: #5fb0ee; --orange: #f2925a; --red: #ff8a93; --red-panel: #3a171b; }
   figure svg image { filter: brightness(1.15); } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
@@ -73,11 +73,69 @@ img.pixels { image-rendering: pixelated; }
 .findings .warning { border-color: var(--orange); } .findings .error { border-color: var(--orange); }
 .findings .severity { font-weight: 650; }
 .findings .warning .severity, .findings .error .severity { color: var(--orange); }
+.warned { border-left: 3px solid var(--orange); padding-left: 14px; }
+.void { border: 2px solid var(--red); background: var(--red-panel); border-radius: 4px; padding: 14px 18px 4px;
+  margin: 20px 0 0; max-width: 62em; }
+.void strong { color: var(--red); } .void ul { margin: 6px 0 10px; padding-left: 20px; }
+.not-valid .value { color: var(--red); text-decoration: line-through; text-decoration-thickness: 3px; }
+.head { display: grid; grid-template-columns: minmax(0, 460px) minmax(0, 1fr); gap: 0 56px; align-items: start; }
+.in-words { padding-top: 30px; font-size: 1.06rem; } .in-words p { margin: 0 0 8px; max-width: 40em; }
+.in-words p:last-child { font-weight: 600; }
+button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
+button:focus-visible, .scroll:focus-visible, pre:focus-visible, input:focus-visible, .opened:focus-visible {
+  outline: 2px solid var(--blue); outline-offset: 1px; }
+button.plain { color: var(--blue); padding: 3px 10px; border: 1px solid var(--rule); border-radius: 4px; }
+td button.plain { padding: 0 8px; min-width: 2.4em; }
+button.plain:hover { background: var(--panel); }
+button.sort { text-align: inherit; white-space: nowrap; }
+button.sort::after { content: "↕"; opacity: .4; padding-left: 4px; }
+[aria-sort=ascending] button.sort::after { content: "↑"; opacity: 1; }
+[aria-sort=descending] button.sort::after { content: "↓"; opacity: 1; }
+.tall thead th { position: sticky; top: 0; background: var(--page); }
+.figures.confusion { grid-template-columns: minmax(0, max-content) minmax(min(100%, 260px), 1fr); }
+table.matrix { border-collapse: separate; border-spacing: 1px; font-size: .8125rem; margin: 0; }
+table.matrix th, table.matrix td { border: 0; padding: 0; max-width: none; }
+table.matrix thead th { vertical-align: bottom; text-align: left; padding-bottom: 4px; color: var(--ink); }
+table.matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); margin: 0 auto; display: block;
+  white-space: nowrap; max-height: 150px; }
+table.matrix tbody th { text-align: right; padding: 0 8px 0 0; white-space: nowrap; vertical-align: middle;
+  position: sticky; left: 0; background: var(--page); font-weight: 400; }
+table.matrix .corner { vertical-align: bottom; text-align: right; padding: 0 8px 4px 0; color: var(--muted);
+  white-space: nowrap; font-size: .75rem; position: sticky; left: 0; background: var(--page); }
+table.matrix .corner span { writing-mode: horizontal-tb; transform: none; }
+table.matrix tbody td { min-width: 34px; height: 34px; text-align: center; vertical-align: middle;
+  background: var(--panel); }
+table.matrix tbody td.hit { background: color-mix(in srgb, var(--blue) var(--strength), var(--panel)); }
+table.matrix tbody td.miss { background: color-mix(in srgb, var(--orange) var(--strength), var(--panel)); }
+table.matrix td.strong { color: var(--page); }
+table.matrix button { width: 100%; min-height: 34px; padding: 0 5px; }
+table.matrix button:hover { text-decoration: underline; }
+table.matrix button.open, table.matrix button:focus-visible { outline: 2px solid var(--ink); outline-offset: 0; }
+.opened { border: 1px solid var(--rule); border-radius: 4px; padding: 14px 16px; margin: 8px 0 18px; }
+.opened[hidden] { display: none; } .opened .top { display: flex; justify-content: space-between; gap: 16px;
+  align-items: start; margin-bottom: 12px; } .opened h3 { margin: 0; overflow-wrap: anywhere; }
+.opened .names { overflow-wrap: anywhere; max-width: 70em; margin: 12px 0 0; }
+.look { display: block; margin: 0 0 10px; } .look[hidden] { display: none; }
+.look input { font: inherit; color: inherit; background: var(--panel); border: 1px solid var(--rule);
+  border-radius: 4px; padding: 4px 8px; width: min(100%, 20em); }
+.switch { display: block; margin: 0 0 12px; font-size: .875rem; max-width: 46em; }
+.under-heat { position: relative; overflow: hidden; border-radius: 3px; margin-bottom: 6px; }
+.under-heat img { margin: 0; } .under-heat .heat { position: absolute; inset: 0; height: 100%; background: none;
+  border-color: transparent; opacity: 0; }
+section:has(#heat:checked) .under-heat .heat { opacity: .6; }
+section:has(#heat:checked) .under-heat img:first-child { filter: grayscale(1); }
+.places { max-width: 520px; } .places svg { background: var(--panel); border-radius: 4px; }
+.ring { fill: none; stroke: var(--ink); stroke-width: 1.6; }
+.keys { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 0 0 12px; padding: 0;
+  font-size: .875rem; } .keys svg { vertical-align: -2px; overflow: visible; }
+.limits { margin: 0; padding-left: 18px; }
 pre { background: var(--panel); border-radius: 4px; padding: 14px 16px; margin: 0 0 12px; overflow: auto;
   max-height: 480px; font: .8125rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }
 footer { border-top: 1px solid var(--rule); padding-top: 16px; color: var(--muted); font-size: .8125rem; }
 @media (max-width: 560px) { .layout { padding: 0 16px 48px; } header { padding-top: 28px; }
-  th, td { padding-right: 16px; }
+  th, td { padding-right: 16px; } table.pairs th { white-space: normal; }
+  .head { grid-template-columns: minmax(0, 1fr); } .in-words { padding-top: 18px; }
+  .figures.confusion { grid-template-columns: minmax(0, 1fr); }
   .maps { grid-template-columns: 1fr; } .maps figure { max-width: 180px; }
   nav ol { flex-wrap: nowrap; overflow-x: auto; white-space: nowrap; } }
 @media (min-width: 1180px) {
@@ -86,7 +144,11 @@ footer { border-top: 1px solid var(--rule); padding-top: 16px; color: var(--mute
   nav ol { display: block; position: sticky; top: 28px; } nav li { margin: 0 0 7px; } }
 @media print {
   :root { color-scheme: light; --page: #fff; --panel: #f5f6f6; --ink: #1c2025; --muted: #565d65; --rule: #d9dce0;
-    --blue: #0b66b1; --orange: #c9511b; }
+    --blue: #0b66b1; --orange: #c9511b; --red: #b3122b; --red-panel: #fdecec; }
+  button.sort::after { content: "" !important; }
+  .switch input, .look, #pairs-more, .opened .top button { display: none; }
+  table.matrix td, .heat, .void { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  .tall thead th { position: static; }
   figure svg image { filter: none; }
   body { font-size: 10.5pt; } nav { display: none; } .layout { display: block; max-width: none; padding: 0; }
   header { padding-top: 0; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; }

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
+
+SHOWN_NAMES = 6
 
 
 def printable(text: object) -> str:
@@ -46,3 +49,9 @@ def count(number: int, noun: str) -> str:
     """ "1 image", "1,797 images"."""
     plural = noun if number == 1 else noun + ("es" if noun.endswith("s") else "s")
     return f"{number:,} {plural}"
+
+
+def some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    left = len(names) - SHOWN_NAMES
+    return ", ".join(names[:SHOWN_NAMES]) + (f" and {left:,} more" if left > 0 else "")

@@ -22,10 +22,15 @@ from convcraft.finetune.proof_files import read_proof, with_pictures
 from convcraft.finetune.record import TuningRecord
 from convcraft.models.build import num_parameters
 from convcraft.models.summary import summarise
+from convcraft.report.cell_pictures import PAGE_BYTES, cells_of
 from convcraft.report.feature_maps import first_layer_maps
-from convcraft.report.run_report import DataFacts, FeatureMaps, ReportContent, Table, write_report
+from convcraft.report.mistakes_section import bytes_of_mistakes, picture_id
+from convcraft.report.run_content import DataFacts, FeatureMaps, ModelCard, ReportContent, Table
+from convcraft.report.run_report import write_report
 from convcraft.training.metrics_log import read_metrics
 from convcraft.training.run_folder import CONFIG, RunDescription
+from convcraft.workflows.page_material import heat_of, places_of, reliability_of
+from convcraft.workflows.weights_card import card_of
 
 NUM_MISTAKES = 24
 
@@ -69,25 +74,12 @@ def draw_run(run: RunDescription, model: nn.Module, summary: dict[str, Any], sho
         summary: of training (summary.json).
         shown: what the figures are of; None: the page has no figures.
     """
-    preprocess = run.preprocess
     command = "train" if run.config.finetune.method == "none" else "finetune"
+    preprocess = run.preprocess
     layers = summarise(model, (preprocess.height, preprocess.width), preprocess.channels)
-    content: dict[str, Any] = {}
     comparisons = [kept] if (kept := read_proof(run.folder)) is not None else []
-    if shown is not None:
-        images = shown.images
-        mistakes = top_losses(shown.predictions, NUM_MISTAKES)
-        pixels = [images.pixels_of(np.array([mistake.index]))[0] for mistake in mistakes]
-        if shown.proof is not None:
-            comparisons.append(with_pictures(shown.proof, images))
-        content = {
-            "split": shown.part,
-            "split_note": shown.note,
-            "evaluation": shown.report,
-            "mistakes": mistakes,
-            "mistake_pixels": pixels,
-            "feature_maps": _feature_maps(run, model, images),
-        }
+    if shown is not None and shown.proof is not None:
+        comparisons.append(with_pictures(shown.proof, shown.images))
     return write_report(
         run.folder,
         ReportContent(
@@ -101,14 +93,46 @@ def draw_run(run: RunDescription, model: nn.Module, summary: dict[str, Any], sho
             comparisons=comparisons,
             tuning=TuningRecord.read(run.folder),
             records=read_metrics(run.folder),
+            card=_card(run),
+            environment=_environment(run, summary),
             config_yaml=(run.folder / CONFIG).read_text(encoding="utf-8"),
             reproduce=(
                 f"convcraft {command} --config {run.folder / CONFIG} --out NEW_RUN",
                 f"convcraft evaluate {run.folder}",
             ),
-            **content,
+            **({} if shown is None else _measured(run, model, shown)),
         ),
     )
+
+
+def _measured(run: RunDescription, model: nn.Module, shown: Shown) -> dict[str, Any]:
+    """The parts of a page that are about the images shown."""
+    images, predictions = shown.images, shown.predictions
+    mistakes = top_losses(predictions, NUM_MISTAKES)
+    pixels = images.pixels_of(np.array([mistake.index for mistake in mistakes], np.int64))
+    trust = None if shown.trust is None else shown.trust.to_dict()
+    already = {mistake.index: picture_id(place) for place, mistake in enumerate(mistakes)}
+    heat = heat_of(model, run.preprocess, pixels, mistakes, images, predictions)
+    left = PAGE_BYTES - bytes_of_mistakes(pixels)
+    return {
+        "split": shown.part,
+        "split_note": shown.note,
+        "void": shown.void,
+        "evaluation": shown.report,
+        "mistakes": mistakes,
+        "mistake_pixels": pixels,
+        "heat": heat,
+        "cells": cells_of(predictions, images.pixels_of, already, left),
+        "reliability": reliability_of(predictions, None if trust is None else trust["temperature"]),
+        "trust": trust,
+        "slices": shown.slices,
+        "robustness": shown.robustness,
+        "attacks": shown.attacks,
+        "curves": shown.curves,
+        "compared": shown.compared,
+        "places": places_of(model, images, predictions, run.config.training.seed),
+        "feature_maps": _feature_maps(run, model, images),
+    }
 
 
 def _feature_maps(run: RunDescription, model: nn.Module, images: ImageSet) -> FeatureMaps:
@@ -131,6 +155,38 @@ def _summary_rows(run: RunDescription, model: nn.Module, summary: dict[str, Any]
         ("Training time", f"{summary['train_seconds']:.1f} s on {summary['device']}, {summary['precision']}"),
         ("Seed", training.seed),
         ("Weights", f"{summary['checkpoint']}/{summary['weights_file']}, SHA-256 {summary['weights_sha256'][:16]}..."),
+    ]
+
+
+def _card(run: RunDescription) -> ModelCard:
+    preprocess, weights = run.preprocess, card_of(run.config)
+    shown = {"mean": "mean of the channels", "std": "standard deviation"}
+    values = {words: ", ".join(f"{x:.4g}" for x in getattr(preprocess, name)) for name, words in shown.items()}
+    size = f"{preprocess.height} x {preprocess.width}, {'grey' if preprocess.channels == 1 else 'RGB'}"
+    rows = [
+        ("Preprocessing", f"{size}; {preprocess.resize}, {preprocess.interpolation}, of {preprocess.crop_fraction:g}"),
+        *((words.capitalize(), value) for words, value in values.items()),
+    ]
+    return ModelCard(
+        data=run.data["name"],
+        from_scratch=run.config.model.weights is None,
+        weights_source=None if weights is None else weights.source or weights.origin or None,
+        weights_licence=None if weights is None else weights.license,
+        preprocessing=rows,
+    )
+
+
+def _environment(run: RunDescription, summary: dict[str, Any]) -> list[tuple[str, object]]:
+    """What the result was computed with, and by what it is known again."""
+    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+    return [
+        ("Versions", versions),
+        ("Hardware", f"{summary['device']}, {summary['cpu_cores']} cores, {summary['threads']} threads"),
+        ("Precision", summary["precision"]),
+        ("Seed", run.config.training.seed),
+        ("Data, SHA-256", run.data["sha256"]),
+        ("Preprocessing, SHA-256", run.preprocess.hash()),
+        ("Weights, SHA-256", summary["weights_sha256"]),
     ]
 
 
