@@ -59,6 +59,7 @@ class Application:
 
     name: str
     epsilon: float  # of its batch norms
+    momentum: float  # of its batch norms, as Keras counts: the share of the old statistics that stays
     relu_limit: float | None  # the highest value that its ReLUs let pass
     model_args: Mapping[str, Any]  # what our network needs in order to compute the same
 
@@ -68,8 +69,8 @@ class Application:
         return rule(theirs)
 
 
-RESNET = Application("ResNet", epsilon=1.001e-5, relu_limit=None, model_args={"strided": "1x1"})
-MOBILENET_V2 = Application("MobileNetV2", epsilon=1e-3, relu_limit=6.0, model_args={"pad_type": "same"})
+RESNET = Application("ResNet", epsilon=1.001e-5, momentum=0.99, relu_limit=None, model_args={"strided": "1x1"})
+MOBILENET_V2 = Application("MobileNetV2", epsilon=1e-3, momentum=0.999, relu_limit=6.0, model_args={"pad_type": "same"})
 
 
 def application_of(layer_names: Sequence[str]) -> Application | None:

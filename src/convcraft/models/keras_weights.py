@@ -5,7 +5,8 @@ What changes on the way:
 - dense: kernel [in, out] -> weight [out, in]; the first one after the maps besides gets its inputs in the order in
   which the network flattens its maps (Keras: height, width, channel);
 - batch norm: gamma, beta, moving mean, moving variance -> weight, bias, running_mean, running_var. Keras adds 0.001 to
-  the variance where torch adds 0.00001; the difference is put into running_var, so that evaluation gives the same;
+  the variance where torch adds 0.00001; the difference is put into running_var, so that evaluation gives the same.
+  Keras's momentum m is the share of the old statistics that stays, torch's that of the new batch: it becomes 1 - m;
 - a convolution's bias that our network leaves to the batch norm behind it is subtracted from the mean there;
 - a first convolution for blue, green, red (the file's card says so) becomes one for red, green, blue.
 Layers are matched by kind and order, or by name for the branched networks of `keras_applications`.
@@ -13,7 +14,7 @@ Layers are matched by kind and order, or by name for the branched networks of `k
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from convcraft.models.weights_file import StoredWeights
 
 KINDS = {"Conv2d": "convolution", "Linear": "dense", "BatchNorm2d": "batch norm", "BatchNorm1d": "batch norm"}
 KERAS_EPSILON = 1e-3  # Keras's default, where a file does not say (.weights.h5)
+KERAS_MOMENTUM = 0.99  # likewise
 UNCHECKED = (
     "not checked, as this file does not describe its network: activations, pooling, strides, padding, layers without "
     "weights (only kinds, order and shapes of the weights were compared)"
@@ -43,15 +45,17 @@ class KerasReport:
     """What was taken over: pairs of (layer in the file, layer of the network); `str` is for people.
 
     described: the file says what its layers are, and that was compared; .weights.h5 holds numbers alone.
+    notes: what else a person should know.
     """
 
     path: Path
     pairs: tuple[tuple[str, str], ...]
     described: bool
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         text = f"{self.path.name}: " + ", ".join(f"{theirs} -> {ours}" for theirs, ours in self.pairs)
-        return text if self.described else f"{text}; {UNCHECKED}"
+        return "; ".join([text, *self.notes, *(() if self.described else (UNCHECKED,))])
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,10 @@ def load_keras_weights(model: Network, path: Path) -> KerasReport:
     """
     matches, described, application = _match(model, path)
     state = _convert(model, path, matches, application)
+    momenta = _momenta(path, matches, application)
     model.load_state_dict(state, strict=False)  # every layer with weights has been matched; counters stay
-    return KerasReport(path, tuple((match.layer.name, match.name) for match in matches), described)
+    notes = (set_momenta(model, momenta),) if momenta else ()
+    return KerasReport(path, tuple((match.layer.name, match.name) for match in matches), described, notes)
 
 
 def read_keras_weights(model: nn.Module, path: Path) -> StoredWeights:
@@ -90,7 +96,18 @@ def read_keras_weights(model: nn.Module, path: Path) -> StoredWeights:
     """
     matches, described, application = _match(model, path)
     state = _convert(model, path, matches, application, any_classes=True)
-    return StoredWeights(state, notes=() if described else (UNCHECKED,))
+    notes = () if described else (UNCHECKED,)
+    return StoredWeights(state, notes=notes, momenta=_momenta(path, matches, application))
+
+
+def set_momenta(model: nn.Module, momenta: Mapping[str, float]) -> str:
+    """Give batch norms their momentum, in torch's terms, for training that goes on; returns a sentence that says it."""
+    for name, momentum in momenta.items():
+        norm = model.get_submodule(name)
+        assert isinstance(norm, (nn.BatchNorm2d, nn.BatchNorm1d))
+        norm.momentum = momentum
+    values = ", ".join(f"{1 - value:g} (here {value:g})" for value in sorted(set(momenta.values())))
+    return f"{len(momenta)} batch norms go on with Keras's momentum {values}"
 
 
 def _match(model: nn.Module, path: Path) -> tuple[list[Match], bool, Application | None]:
@@ -238,6 +255,25 @@ def _variance(where: str, layer: KerasLayer, module: nn.Module, epsilon: float) 
     if (variance < 0).any():
         raise UserError(f"{where} has a variance below 0", "a variance as training leaves it", "Save it again.")
     return variance.astype(np.float32)
+
+
+def _momenta(path: Path, matches: Sequence[Match], application: Application | None) -> dict[str, float]:
+    """By the names of our batch norms, in torch's terms; what a file does not say is Keras's default.
+
+    Raises:
+        UserError: a momentum that is no number of 0..1.
+    """
+    usual = KERAS_MOMENTUM if application is None else application.momentum
+    momenta: dict[str, float] = {}
+    for match in matches:
+        if match.layer.kind != "batch norm":
+            continue
+        theirs = match.layer.settings.get("momentum", usual)
+        if isinstance(theirs, bool) or not isinstance(theirs, (int, float)) or not 0 <= theirs <= 1:
+            found = f"{path.name}: layer {match.layer.name} with momentum {theirs!r}"
+            raise UserError(found, "a number of 0 to 1", "Save the file again.")
+        momenta[match.name] = round(1 - theirs, 12)  # 0.01, not 0.010000000000000009
+    return momenta
 
 
 def _check_tensor(where: str, key: str, tensor: Tensor, wanted: Tensor | None, *, any_outputs: bool) -> None:

@@ -7,7 +7,7 @@ only when all of it fits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +58,8 @@ def load_weights(model: nn.Module, path: Path) -> WeightsReport:
 
     What DataParallel, torch.compile and enclosing modules put before all names is dropped; of a checkpoint, the one
     state dict is taken. `num_batches_tracked` may be missing. Where the file's classifier has another number of classes
-    or is missing, the network keeps its own fresh one. All that is in the report; all else must fit exactly.
+    or is missing, the network keeps its own fresh one. Batch norms get the momentum of a Keras file. All that is in the
+    report; all else must fit exactly.
 
     Args:
         model: fresh from `build_model`; offers `get_classifier()` (ours and timm's do).
@@ -80,7 +81,7 @@ def load_weights(model: nn.Module, path: Path) -> WeightsReport:
         loaded=tuple(name for name in wanted if name in values),
         skipped=(*(name for name in tensors if name not in values), *stored.left_out),
         remade=tuple(name for name in wanted if name in remade),
-        notes=stored.remarks,
+        notes=(*stored.remarks, *_set_momenta(model, stored.momenta)),
     )
 
 
@@ -90,6 +91,14 @@ def _read(model: nn.Module, path: Path, wanted: dict[str, Tensor]) -> StoredWeig
     from convcraft.models.keras_weights import read_keras_weights
 
     return read_keras_weights(model, path)
+
+
+def _set_momenta(model: nn.Module, momenta: Mapping[str, float]) -> Iterator[str]:
+    """Give batch norms the momentum that they were trained with, which no tensor holds; say it."""
+    if momenta:
+        from convcraft.models.keras_weights import set_momenta
+
+        yield set_momenta(model, momenta)
 
 
 def _classifier_tensors(model: nn.Module) -> set[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class StoredWeights:
     prefix: str = ""  # was removed from all names
     left_out: tuple[str, ...] = ()  # names beside the prefix, entries that are no tensors, other state dicts
     notes: tuple[str, ...] = ()  # what else a person should know
+    momenta: Mapping[str, float] = field(default_factory=dict)  # of batch norms by name, as torch counts; from Keras
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from convcraft.training.checkpoint import replace_durably
 
 ENDINGS = (".weights.h5", ".pth.tar")  # of two parts; all others have one
 USUAL_SIZE = (224, 224)  # pixels, where a Keras file does not say
+MOMENTUM_LOST = "the momentum of its batch norms is not kept: train from the Keras file where they go on learning"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def _read_keras(file: Path, model: ModelConfig | None, card: Card | None) -> Sto
     if application is not None:
         model = replace(model, args={**application.model_args, **model.args})
     stored = read_keras_weights(_network_for(file, model, layers, description, card), file)
-    return replace(stored, notes=(*stored.notes, _network_note(model)))
+    lost = (MOMENTUM_LOST,) if stored.momenta else ()
+    return replace(stored, notes=(*stored.notes, *lost, _network_note(model)))
 
 
 def _network_note(model: ModelConfig) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 from convcraft.config import ModelConfig
 from convcraft.errors import UserError
 from convcraft.models.network import Network
-from convcraft.scratch.layers import Conv2d
+from convcraft.scratch.layers import BatchNorm2d, Conv2d
 from convcraft.scratch.module import Module
 from convcraft.scratch.networks.alexnet import AlexNet
 from convcraft.scratch.networks.keras_cnn import KerasCNN
@@ -78,7 +78,7 @@ def check_network(config: ModelConfig) -> None:
 
 
 def numpy_network(config: ModelConfig, model: nn.Module, rng: np.random.Generator) -> Module:
-    """The NumPy network with the weights, statistics and frozen parts of its torch twin.
+    """The NumPy network with the weights, statistics, momenta and frozen parts of its torch twin.
 
     Args:
         config: what `check_network` has passed.
@@ -98,6 +98,10 @@ def numpy_network(config: ModelConfig, model: nn.Module, rng: np.random.Generato
     learning = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name, parameter in network.named_parameters():
         parameter.trainable = learning[name]
+    twins: dict[str, Any] = dict(model.named_modules())
+    for name, module in named_modules(network):
+        if isinstance(module, BatchNorm2d):
+            module.momentum = twins[name].momentum
     convolution = next(module for module in network.modules() if isinstance(module, Conv2d))
     convolution.need_input_grad = False  # nobody changes the images
     return network
