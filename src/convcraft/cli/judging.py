@@ -31,6 +31,32 @@ def evaluate(
     data: Annotated[str | None, typer.Argument(metavar="DATA", help="Other labelled data than the run's own.")] = None,
     test_split: Annotated[str | None, typer.Option(help="Which split of DATA to judge on.")] = None,
     data_dir: DataDir = None,
+    slices: Annotated[
+        bool, typer.Option("--slices", help="By size, brightness, contrast, blur and colour of the images.")
+    ] = False,
+    slice_column: Annotated[
+        list[str] | None, typer.Option(help="By a column of the CSV/Parquet table, e.g. camera; may be repeated.")
+    ] = None,
+    class_group: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=A,B", help="By groups of classes; may be repeated.")
+    ] = None,
+    fail_under: Annotated[
+        float | None, typer.Option(help="End with 1 if all images or any slice are less accurate (0..1).")
+    ] = None,
+    fail_gap: Annotated[
+        float | None, typer.Option(help="End with 1 if any slice falls short of the rest by more (0..1).")
+    ] = None,
+    judged_on: Annotated[
+        str, typer.Option(help="What the gate looks at: estimate, pessimistic or optimistic.")
+    ] = "estimate",
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Corrupt, turn, shift, zoom, mirror and attack some of the images.")
+    ] = False,
+    robustness_images: Annotated[int, typer.Option(help="How many, a stratified sample.")] = 500,
+    tta: Annotated[bool, typer.Option("--tta", help="Also the mean over mirrored and shifted images.")] = False,
+    with_: Annotated[
+        list[Path] | None, typer.Option("--with", metavar="RUN", help="Also the mean with this run; may be repeated.")
+    ] = None,
     seed: Seed = None,
     device: Device = "auto",
     json_: Json = False,
@@ -39,30 +65,35 @@ def evaluate(
 ) -> None:
     """Judge a run on test images that training never saw, and draw its report.
 
-    Example: convcraft evaluate runs/mnist
+    Ends with 1 where a gate is not passed. Examples: convcraft evaluate runs/mnist
+    convcraft evaluate runs/photos --slice-column camera --fail-under 0.9 --fail-gap 0.1
+    convcraft evaluate runs/mnist --robustness
     """
     from convcraft.workflows.console import make_console
     from convcraft.workflows.evaluate import evaluate as run_evaluate
+    from convcraft.workflows.evaluate_options import Asked, class_groups_of, gate_of
 
+    asked = Asked(
+        image_facts=slices,
+        slice_columns=tuple(slice_column or ()),
+        class_groups=class_groups_of(class_group or ()),
+        gate=gate_of(fail_under, fail_gap, judged_on),
+        robustness_images=robustness_images if robustness else None,
+        views=tta,
+        members=tuple(with_ or ()),
+    )
     result = run_evaluate(
-        run, data, test_split=test_split, data_dir=data_dir, device=device, console=make_console(quiet)
+        run, data, test_split=test_split, data_dir=data_dir, device=device, asked=asked, console=make_console(quiet)
     )
     print_report(result.report, f"{result.report.num_images} test images of {result.data}")
     print_classes(result.report, quiet)
+    for what, sentence in result.lines:
+        print(f"{what:<12} {sentence}")
     print(f"report       {result.report_file}")
     if json_:
-        print_json(
-            {
-                **result.report.to_dict(),
-                "run": str(run),
-                "seconds": result.seconds,
-                "train_seconds": result.train_seconds,
-                "data": result.data,
-                "report": str(result.report_file),
-                "test_reads": result.test_reads.number,
-                "proof": None if result.proof is None else result.proof.to_dict(),
-            }
-        )
+        print_json(result.to_dict())
+    if result.more.gate is not None and not result.more.gate.passed:
+        raise typer.Exit(EXIT_CHECK_FAILED)
 
 
 def predict(

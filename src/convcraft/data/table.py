@@ -11,13 +11,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convcraft.config import DataConfig
 from convcraft.data.natural_sort import natural_key
 from convcraft.data.sample import ALL, Finding, Progress, Sample, Source
 from convcraft.data.splits import canonical_split
 from convcraft.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas
 
 TABLE_ENDINGS = (".parquet", ".csv", ".tsv")
 # Names that are tried, in this order and in any case, where the settings name no column.
@@ -263,7 +266,12 @@ def _load(path: Path, config: DataConfig) -> _Rows:
         raise UserError(f"{error.name} is not installed", "pandas and pyarrow, to read tables", fix) from error
 
 
-def _load_text(path: Path, config: DataConfig) -> _Rows:
+def read_text_table(path: Path) -> pandas.DataFrame:
+    """A CSV or TSV file with every cell as text, "" where it is empty.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     import pandas
 
     # As text, with nothing taken for "missing": NA, None and nan are good names of classes.
@@ -275,6 +283,11 @@ def _load_text(path: Path, config: DataConfig) -> _Rows:
             table = pandas.read_csv(path, sep=";", **options)
     except (OSError, ValueError, pandas.errors.ParserError) as error:
         raise UserError(f"{path} cannot be read: {error}", "a CSV file in UTF-8 with a header", "Check it.") from error
+    return table
+
+
+def _load_text(path: Path, config: DataConfig) -> _Rows:
+    table = read_text_table(path)
     columns = [str(column) for column in table.columns]
     image, label = _image_and_label_column(path, columns, config)
     written = table[label].tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,18 @@ from convcraft.training.run_folder import (
 from convcraft.workflows.before import Before, load_before
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.draw_run import Shown, draw_run
+from convcraft.workflows.evaluate_held_out import held_out_images
+from convcraft.workflows.evaluate_members import in_preprocessing_of, make_members, open_members
+from convcraft.workflows.evaluate_more import Made, More
+from convcraft.workflows.evaluate_options import Asked
+from convcraft.workflows.evaluate_robustness import ROBUSTNESS, Robustness, kept_robustness, measure_robustness
+from convcraft.workflows.evaluate_slices import slice_columns_of
+from convcraft.workflows.evaluate_views import make_views
 from convcraft.workflows.load_model import load_model
 from convcraft.workflows.seal import seal
+from convcraft.workflows.strangeness import Outputs, as_features, maybe_inputs
 from convcraft.workflows.test_reads import TestReads, record_test_read
+from convcraft.workflows.trust_of_run import find_trust
 
 EVAL_BATCH_SIZE = 256
 
@@ -50,6 +59,7 @@ class EvaluateResult:
 
     proof: before against after on them; None where the run was not fine-tuned.
     void: why the figures say too much; empty where nothing speaks against them.
+    more: slices, gate, trust, views and ensemble. robustness: of a sample of the images.
     """
 
     run: Path
@@ -61,6 +71,30 @@ class EvaluateResult:
     test_reads: TestReads
     proof: Proof | None = None
     void: tuple[str, ...] = ()
+    more: More = field(default_factory=More)
+    robustness: Robustness | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as plain values for scripts."""
+        return {
+            **self.report.to_dict(),
+            **self.more.to_dict(),
+            "run": str(self.run),
+            "seconds": self.seconds,
+            "train_seconds": self.train_seconds,
+            "data": self.data,
+            "report": str(self.report_file),
+            "test_reads": self.test_reads.number,
+            "void": list(self.void),
+            "proof": None if self.proof is None else self.proof.to_dict(),
+            "robustness": None if self.robustness is None else self.robustness.to_dict(),
+        }
+
+    @property
+    def lines(self) -> tuple[tuple[str, str], ...]:
+        """(what, sentence) of the further figures, for standard output."""
+        withstood = () if self.robustness is None else self.robustness.sentences
+        return (*self.more.lines, *(("robustness", sentence) for sentence in withstood))
 
 
 def evaluate(
@@ -70,6 +104,7 @@ def evaluate(
     test_split: str | None = None,
     data_dir: str | None = None,
     device: str = "auto",
+    asked: Asked | None = None,
     console: Console,
 ) -> EvaluateResult:
     """Judge a run on the test images that training set aside, or on other labelled data.
@@ -81,50 +116,110 @@ def evaluate(
     Args:
         data: other data than the run's own; matched to the run's classes by name.
         test_split: which split of that data to judge on.
+        asked: slices, a gate, robustness, views, an ensemble.
 
     Raises:
-        UserError: no such run, damaged weights, or test images that are not what training set aside.
+        UserError: no such run, damaged weights, test images that are not what training set aside, or further figures
+            that this run or these data cannot give.
     """
     started = time.monotonic()
+    asked = asked or Asked()
     description = read_run(run)
     summary = read_summary(run)
     model, weights = load_model(description)
     before = load_before(description)
     wanted = Wanted(data, test_split, data_dir)
+    asked.refuse_other_classes(description.classes)
+    members = open_members(description, asked.members, own_test=data is None)
     with data_progress(console) as progress:
+        trust = find_trust(description, model, weights, progress)
+        held_out = held_out_images(description, progress) if asked.needs_held_out else None
         opened = open_wanted(description, wanted, progress)
+        theirs = [open_wanted(in_preprocessing_of(member, description), wanted, progress) for member in members]
+        columns = None
+        if asked.has_slices:
+            columns = slice_columns_of(asked, opened.images, data or description.config.data.source, progress)
         test_reads = record_test_read(run, opened.key, weights.sha256)
-        saved = predict_all(description, opened.images, model, before, device, progress)
+        for member in members:
+            record_test_read(member.run.folder, opened.key, member.weights.sha256)
+        with maybe_inputs(model, trust is not None and trust.needs_features) as inputs:
+            saved = predict_all(description, opened.images, model, before, device, progress)
+        made = Made(slices=columns, gate=asked.gate, trust=trust)
+        if trust is not None:
+            made = replace(made, unknown_scores=trust.unknown_scores(Outputs(saved.logits, as_features(inputs))))
+        if asked.views:
+            views = make_views(description, model, opened.images, held_out, device, progress)
+            made = replace(made, views=views)
+        if members:
+            images = [each.images for each in theirs]
+            said = make_members(description, model, members, images, held_out, device, progress)
+            made = replace(made, members=said)
+        belongs_to = {"weights": weights.sha256, "preprocess": description.preprocess.hash(), "images": opened.key}
+        if asked.robustness_images is None:
+            robustness = kept_robustness(run, belongs_to)
+        else:
+            number = asked.robustness_images
+            robustness = measure_robustness(description, model, opened.images, number, belongs_to, device, progress)
+            write_json(run / ROBUSTNESS, robustness.to_dict())
     judged = figures_of(saved, description, before)
-    for finding in opened.findings:
+    more = made.judge(judged.predictions)
+    findings = tuple(dict.fromkeys(finding for each in (opened, *theirs) for finding in each.findings))
+    for finding in findings:
         console.print(f"{finding.severity}: {finding.message} {finding.fix}", highlight=False, markup=False)
-    void = void_reasons(opened.findings, test_reads)
+    void = void_reasons(findings, test_reads)
     for reason in void:
         console.print(f"void: {reason}", highlight=False, markup=False)
     content = saved.to_bytes()
     result = {
         "data": opened.name,
         "opened": wanted.to_dict(),
+        "asked": asked.to_dict(),
         "images": opened.key,
         "predictions_sha256": hashlib.sha256(content).hexdigest(),
         "weights_sha256": weights.sha256,
         "preprocess_sha256": description.preprocess.hash(),
         "test_reads": test_reads.number,
         "void": list(void),
-        "findings": [finding.as_dict() for finding in opened.findings],
+        "findings": [finding.as_dict() for finding in findings],
         **judged.to_dict(),
+        **more.to_dict(),
+        "robustness": None if robustness is None else robustness.to_dict(),
     }
     proof = judged.proof
     if proof is not None:
         console.print(f"before and after: {proof.verdict}", highlight=False, markup=False)
     replace_durably(run / PREDICTIONS, content)
+    made.save(run)
     write_json(run / EVALUATION, result)
-    shown = Shown(opened.part, opened.images, judged.predictions, judged.report, test_reads.sentence, proof, void=void)
+    shown = Shown(
+        part=opened.part,
+        images=opened.images,
+        predictions=judged.predictions,
+        report=judged.report,
+        note=test_reads.sentence,
+        proof=proof,
+        void=void,
+        slices=more.slices,
+        robustness=None if robustness is None else robustness.corruptions,
+        attacks=None if robustness is None else robustness.attacks,
+        curves=() if robustness is None else (*robustness.curves, robustness.flip),
+        trust=more.trust,
+    )
     report_file = draw_run(description, model, summary, shown)
     seal(run)
-    seconds = time.monotonic() - started
-    trained = summary["train_seconds"]
-    return EvaluateResult(run, opened.name, judged.report, report_file, seconds, trained, test_reads, proof, void)
+    return EvaluateResult(
+        run=run,
+        data=opened.name,
+        report=judged.report,
+        report_file=report_file,
+        seconds=time.monotonic() - started,
+        train_seconds=summary["train_seconds"],
+        test_reads=test_reads,
+        proof=proof,
+        void=void,
+        more=more,
+        robustness=robustness,
+    )
 
 
 def void_reasons(findings: Sequence[Finding], reads: TestReads) -> tuple[str, ...]:
