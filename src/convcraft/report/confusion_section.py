@@ -57,7 +57,7 @@ def _matrix(report: Report, opens: bool) -> Html:
             _cell(report, row, column, float(strength[row, column]), opens) for column in range(len(report.classes))
         ]
         rows.append(element("tr", element("th", name, scope="row", title=full), *cells))
-    corner = element("td", element("span", "true ↓ called →"), class_="corner")
+    corner = element("td", element("span", "called →"), Html("<br>"), element("span", "true ↓"), class_="corner")
     grid = element("table", element("thead", element("tr", corner, *heads)), element("tbody", *rows), class_="matrix")
     return element("div", grid, class_="scroll", tabindex="0")
 

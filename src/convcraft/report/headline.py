@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from convcraft.evaluation.metrics import ClassReport, Report, most_confused
+from convcraft.evaluation.two_proportions import fisher_mid_p
 from convcraft.report import html
 from convcraft.report.html import Html, element
 from convcraft.report.run_content import ReportContent
 from convcraft.report.text import count, interval_percent, percent
 
+SIGNIFICANCE = 0.05
 WIDE_INTERVAL = 0.1  # of the accuracy: beyond, more images to judge on come first
 
 
@@ -87,13 +89,20 @@ def next_step(content: ReportContent, report: Report, weakest: ClassReport | Non
         return f"images of the slice {content.slices.worst.result.name} fail more often than the rest: collect more."
     if report.interval[1] - report.interval[0] > WIDE_INTERVAL:
         return f"judge it on more images; {report.num_images:,} leave the accuracy open by {_width(report)} points."
-    if weakest is not None and weakest.recall_interval is not None and weakest.recall_interval[1] < report.accuracy:
+    if weakest is not None and falls_behind(report, weakest):
         return f"look at the mistakes of {weakest.name} below; if their labels are right, collect more such images."
     if content.split_name != "test":
         return "judge it once on the test images (convcraft evaluate); these may have helped to choose it."
     if report.num_correct < report.num_images:
         return "look through the worst mistakes below: wrong labels show first there."
     return "try it on harder images of your own; these no longer tell models apart."
+
+
+def falls_behind(report: Report, entry: ClassReport) -> bool:
+    """Whether a class is found less often than the others beyond chance, though it was picked for its recall."""
+    hits = round(entry.recall * entry.support)
+    others, others_right = report.num_images - entry.support, report.num_correct - hits
+    return others > 0 and len(report.classes) * fisher_mid_p(hits, entry.support, others_right, others) < SIGNIFICANCE
 
 
 def _width(report: Report) -> str:

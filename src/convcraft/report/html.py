@@ -10,6 +10,7 @@ import base64
 import hashlib
 import io
 import json
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ THEME_COLOURS = {
     plots.BLUE: "var(--blue)",
     plots.ORANGE: "var(--orange)",
 }
+SPACED_PERCENT = re.compile(r"(\d) %")
 LOSSLESS_PIXELS = 64  # pictures up to so many pixels a side keep every pixel (PNG); larger ones become JPEG
 JPEG_QUALITY = 82
 CSS_PIXELS_PER_INCH = 96
@@ -54,8 +56,12 @@ class Section:
 
 
 def text(value: object) -> Html:
-    """Any value as harmless text."""
-    return value if isinstance(value, Html) else Html(escape(printable(value)))
+    """Any value as harmless text; a number keeps its percent sign on its line."""
+    return value if isinstance(value, Html) else Html(SPACED_PERCENT.sub("\\1&nbsp;%", _escaped(value)))
+
+
+def _escaped(value: object) -> str:
+    return escape(printable(value))
 
 
 def join(parts: Sequence[str]) -> Html:
@@ -169,7 +175,7 @@ def pairs(rows: Sequence[tuple[object, object]]) -> Html:
 
 def code(source: str) -> Html:
     """Text of many lines as it is."""
-    return Html(f'<pre tabindex="0">{chr(10).join(text(line) for line in source.splitlines())}</pre>')
+    return Html(f'<pre tabindex="0">{chr(10).join(_escaped(line) for line in source.splitlines())}</pre>')
 
 
 def plot(figure: Figure, alt: str, caption: str) -> Html:

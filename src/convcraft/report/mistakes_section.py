@@ -32,13 +32,15 @@ def mistakes_section(content: ReportContent) -> Section | None:
         return None
     wrong = report.num_images - report.num_correct
     shown = min(len(content.mistakes), len(content.mistake_pixels))
-    what = f"All {count(wrong, 'mistake')}" if shown == wrong else f"The {shown:,} worst of {count(wrong, 'mistake')}"
+    what = f"The {shown:,} worst of {count(wrong, 'mistake')}"
+    if shown == wrong:
+        what = "The only mistake" if wrong == 1 else f"All {count(wrong, 'mistake')}"
     parts = [element("p", f"{what}, largest cross-entropy first. Measured on {content.measured_on}.", class_="note")]
     heat = content.heat
     maps = None if heat is None else heat.maps
     if heat is not None:
         if maps is not None:
-            box = Html('<input type="checkbox" id="heat" checked>')
+            box = Html(f'<input type="checkbox" id="heat"{" checked" if heat.believed else ""}>')
             words = f"Heat maps ({heat.method}): what the wrong answer rests on. Warm is much, dark is little."
             parts.append(element("label", box, f" {words}", class_="switch"))
         parts.append(element("p", heat.note, class_="note") if heat.note else Html())

@@ -13,8 +13,9 @@ from convcraft.report.text import count
 SIDE, MARGIN = 400, 12  # of the drawing
 NAMED_POINTS = 500  # up to so many, each says its name
 # Okabe and Ito 2008: eight colours that colour-blind readers tell apart. Shapes differ as well. Yellow, which vanishes
-# on white, is left out.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7f7f7f")
+# on white, is brown here, and black is left to rings.
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6d46")
+MOST_CLASSES = 14  # with a look of their own; of more, those with most mistakes
 SHAPES = ("circle", "square", "triangle", "diamond")
 
 
@@ -51,13 +52,13 @@ def places_section(content: ReportContent) -> Section | None:
 
 
 def _shown_classes(places: FeaturePlaces) -> list[int]:
-    """All classes where colours go round, else those with most mistakes; in the order of the classes."""
+    """All classes where looks go round, else those with most mistakes; in the order of the classes."""
     present = np.unique(places.targets)
-    if len(present) <= len(COLOURS):
+    if len(present) <= MOST_CLASSES:
         return [int(index) for index in present]
     wrong = places.targets != places.labels
     involved = np.bincount(np.concatenate([places.targets[wrong], places.labels[wrong]]), minlength=present[-1] + 1)
-    most = present[np.argsort(-involved[present], kind="stable")][: len(COLOURS) - 1]  # grey is for the others
+    most = present[np.argsort(-involved[present], kind="stable")][: len(COLOURS)]
     return sorted(int(index) for index in most)
 
 

@@ -196,7 +196,7 @@ def reliability(
             low, high = np.asarray(intervals).T[:, filled]
             top.vlines(mean_confidence[filled], low, high, color=BLUE, linewidth=1.4)
         top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.03), title=title)
-        top.legend(loc="upper left")
+        figure.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=2)
         bottom.bar(edges[:-1], counts, np.diff(edges), align="edge", color=MUTED, alpha=0.5)
         bottom.set(xlabel="confidence", ylabel="images")
         bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))

@@ -56,11 +56,13 @@ class Heat:
     """Heat over the mistakes. maps: float32 [n, h, w] in 0..1, one per mistake, or None with the reason in `note`.
 
     note: what the check of the method found, or why there are no maps.
+    believed: False where the check found that they are not about this network: then they show only when asked for.
     """
 
     method: str
     maps: NDArray[np.float32] | None
     note: str = ""
+    believed: bool = True
 
 
 @dataclass(frozen=True, eq=False)

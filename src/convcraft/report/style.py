@@ -51,7 +51,7 @@ tbody th { font-weight: 500; }
 td, th { overflow-wrap: break-word; max-width: 26em; }
 th.number, td.number { text-align: right; white-space: nowrap; }
 table.pairs th { color: var(--muted); font-weight: 400; white-space: nowrap; }
-table.pairs td { overflow-wrap: anywhere; }
+table.pairs td { overflow-wrap: anywhere; max-width: 46em; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 20px 32px;
   align-items: start; }
 figure { margin: 0 0 12px; }
@@ -102,7 +102,7 @@ table.matrix tbody th { text-align: right; padding: 0 8px 0 0; white-space: nowr
   position: sticky; left: 0; background: var(--page); font-weight: 400; }
 table.matrix .corner { vertical-align: bottom; text-align: right; padding: 0 8px 4px 0; color: var(--muted);
   white-space: nowrap; font-size: .75rem; position: sticky; left: 0; background: var(--page); }
-table.matrix .corner span { writing-mode: horizontal-tb; transform: none; }
+table.matrix .corner span { writing-mode: horizontal-tb; transform: none; white-space: pre-line; }
 table.matrix tbody td { min-width: 34px; height: 34px; text-align: center; vertical-align: middle;
   background: var(--panel); }
 table.matrix tbody td.hit { background: color-mix(in srgb, var(--blue) var(--strength), var(--panel)); }
@@ -136,6 +136,8 @@ footer { border-top: 1px solid var(--rule); padding-top: 16px; color: var(--mute
   th, td { padding-right: 16px; } table.pairs th { white-space: normal; }
   .head { grid-template-columns: minmax(0, 1fr); } .in-words { padding-top: 18px; }
   .figures.confusion { grid-template-columns: minmax(0, 1fr); }
+  table.matrix { font-size: .75rem; } table.matrix tbody td { min-width: 26px; height: 30px; }
+  table.matrix button { min-height: 30px; padding: 0 2px; }
   .maps { grid-template-columns: 1fr; } .maps figure { max-width: 180px; }
   nav ol { flex-wrap: nowrap; overflow-x: auto; white-space: nowrap; } }
 @media (min-width: 1180px) {

@@ -51,28 +51,25 @@ def heat_of(
     try:
         maps = METHODS[METHOD](model, torch.from_numpy(preprocess.normalise(pixels)), called)
     except (UserError, RuntimeError) as error:
-        reason = error.received if isinstance(error, UserError) else str(error).splitlines()[0]
-        return Heat(METHOD, None, f"No heat maps: {METHOD} does not work on this network ({reason}).")
+        return Heat(METHOD, None, f"No heat maps: {METHOD} does not work on this network ({_reason(error)}).")
     # A map is a pass forwards and one backwards, about three passes; the check needs a map and two curves per image.
     pass_seconds = (time.monotonic() - started) / (3 * len(mistakes))
     cost = pass_seconds * CHECKED_IMAGES * (3 + 2 * (CHECK_STEPS + 1))
     right = np.flatnonzero(predictions.labels == predictions.targets)
     if cost > CHECK_SECONDS or len(right) < CHECKED_IMAGES:
         return Heat(METHOD, maps, "Whether these maps can be believed was not checked here (convcraft explain does).")
-    return Heat(METHOD, maps, _verdict(model, preprocess, images, predictions, right))
-
-
-def _verdict(
-    model: nn.Module, preprocess: Preprocess, images: ImageSet, predictions: Predictions, right: NDArray[np.int64]
-) -> str:
     rows = right[np.linspace(0, len(right) - 1, CHECKED_IMAGES).round().astype(np.int64)]
     seen = torch.from_numpy(preprocess.normalise(images.pixels_of(rows)))
     targets = torch.from_numpy(predictions.labels[rows])
     try:
-        return check(METHODS[METHOD], model, seen, targets, steps=CHECK_STEPS).sentence
+        found = check(METHODS[METHOD], model, seen, targets, steps=CHECK_STEPS)
     except (UserError, RuntimeError) as error:
-        reason = error.received if isinstance(error, UserError) else str(error).splitlines()[0]
-        return f"Whether these maps can be believed could not be checked ({reason})."
+        return Heat(METHOD, maps, f"Whether these maps can be believed could not be checked ({_reason(error)}).")
+    return Heat(METHOD, maps, found.sentence, found.verdict != "broken")
+
+
+def _reason(error: UserError | RuntimeError) -> str:
+    return error.received if isinstance(error, UserError) else str(error).splitlines()[0]
 
 
 def reliability_of(predictions: Predictions, temperature: float | None) -> dict[str, ReliabilityDiagram]:
