@@ -56,7 +56,7 @@ def explain(
     )
     for each in result.explanations:
         place = "pixels" if each.layer is None else each.layer
-        mark = "" if each.trusted is None else "\ttrusted" if each.trusted else "\tcheck failed"
+        mark = "" if each.trusted is None else "\ttrusted" if each.trusted else "\tnot trusted"
         print(f"{each.image}\t{each.class_name} {each.probability:.1%}\t{each.method} ({place}){mark}")
     print(f"page         {result.page}")
     if json_:

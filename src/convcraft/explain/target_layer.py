@@ -134,7 +134,7 @@ def tapped(module: nn.Module, *, with_gradient: bool) -> Iterator[list[Tensor]]:
         outputs.append(output.detach().clone().requires_grad_(with_gradient))
         return outputs[-1].clone()
 
-    handle = module.register_forward_hook(tap)
+    handle = module.register_forward_hook(tap, prepend=True)  # before a classifier that taps the layer too
     try:
         yield outputs
     finally:

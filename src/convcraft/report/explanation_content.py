@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import ListedColormap
 from numpy.typing import NDArray
 
 from convcraft.explain.kernels import Kernels
 from convcraft.explain.nearest import Neighbour
 
-# Perceptually uniform, so that equal steps of heat look equal, and told apart by colour-blind readers; in grey print
-# its lightness alone still rises with the heat.
-COLOUR_MAP = "inferno"
-HEAT_OPACITY = 0.62  # of the colours over the grey picture, which stays readable beneath
+# Perceptually uniform, so that equal steps of heat look equal, and told apart by colour-blind readers. Its hue rises
+# with the heat as its lightness does: lightness alone would be lost over a picture that has its own.
+COLOUR_MAP = "viridis"
+HEAT_OPACITY = 0.65  # of the colours over the grey picture, which stays readable beneath
+DARKEST, BRIGHTEST = 40, 215  # of that grey picture: black and white would hide the colours
 MADE_BY = "convcraft explain"
 
 
@@ -24,13 +26,11 @@ class DrawnHeat:
     """A heat map, float32 [H, W] in 0..1, and how it was made.
 
     layer: None for methods that look at pixels.
-    trusted: None where nothing was checked.
     """
 
     method: str
     layer: str | None
     heat: NDArray[np.float32]
-    trusted: bool | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +63,20 @@ class ExplainedImage:
 
 @dataclass(frozen=True)
 class MethodNote:
-    """What a reader should know of a method: what a warm pixel means, and what the checks found ("" without any)."""
+    """What a reader should know of a method: what a warm pixel means, and what the checks found ("" without any).
+
+    verdict, sentence: of `explain.trust.Trust`.
+    """
 
     method: str
     description: str
     verdict: str = ""
     sentence: str = ""
+
+    @property
+    def warning(self) -> str:
+        """Three words beside its maps; "" where it is trusted or nothing was checked."""
+        return {"unproven": "not proven here", "broken": "do not believe"}.get(self.verdict, "")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -94,11 +102,12 @@ class ExplanationContent:
 
 def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Heat float32 [H, W] in 0..1 in colour over the picture uint8 [H, W, C] in grey: uint8 [H, W, 3]."""
-    grey = pixels.astype(np.float64).mean(axis=-1, keepdims=True)
+    grey = DARKEST + (BRIGHTEST - DARKEST) / 255 * pixels.astype(np.float64).mean(axis=-1, keepdims=True)
     colours = matplotlib.colormaps[COLOUR_MAP](heat)[..., :3] * 255
     return np.asarray(np.round((1 - HEAT_OPACITY) * grey + HEAT_OPACITY * colours), np.uint8)
 
 
-def bar_colours(num: int) -> list[str]:
-    """So many colours from cold to hot, as hex."""
-    return [matplotlib.colors.to_hex(colour) for colour in matplotlib.colormaps[COLOUR_MAP](np.linspace(0, 1, num))]
+def laid_over_grey() -> ListedColormap:
+    """The colours of a colour bar: those that `overlay` gives over a picture of middle grey."""
+    heat = np.linspace(0, 1, 256, dtype=np.float32)[None]
+    return ListedColormap(overlay(np.full((1, 256, 1), 128, np.uint8), heat)[0] / 255)

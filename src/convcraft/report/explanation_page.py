@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
 from convcraft import __version__
@@ -20,7 +21,7 @@ from convcraft.report.explanation_content import (
     ExplanationContent,
     MethodNote,
     NearPicture,
-    bar_colours,
+    laid_over_grey,
     overlay,
 )
 from convcraft.report.html import Html, Section, element
@@ -34,11 +35,15 @@ SHOWN_KERNELS = 64
 HEADING_COLUMNS = 32
 LARGE_PICTURES = "grid-template-columns: repeat(auto-fill, minmax(min(44%, 176px), 1fr)); max-width: 1000px"
 SMALL_PICTURES = "max-width: 760px"
+NEAR_PICTURES = "grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)); max-width: 700px"
 BESIDE = (
     "display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 230px), 1fr)); gap: 20px 32px; "
     "align-items: start; max-width: 720px; margin-bottom: 8px"
 )
-VERDICTS = {"trusted": "trusted", "unproven": "not proven", "broken": "do not believe"}
+WARNINGS = {  # verdict -> what stands under each map
+    "unproven": "Not proven here: a blob in the centre may do as well.",
+    "broken": "Do not believe: it looks much the same with random weights.",
+}
 
 
 def write_page(path: Path, content: ExplanationContent) -> None:
@@ -80,40 +85,51 @@ def _sections(content: ExplanationContent) -> Iterable[Section]:
     yield Section("summary", "Run", "运行", html.pairs(content.summary))
 
 
-def _warnings(methods: Iterable[MethodNote]) -> Html:
-    """One for each method whose check failed."""
-    failed = [note for note in methods if note.verdict not in ("", "trusted")]
-    items = [
-        element("li", element("span", f"{note.method}: ", class_="severity"), note.sentence, class_="warning")
-        for note in failed
-    ]
-    return element("ul", *items, class_="findings", style="margin: 20px 0; max-width: 56em") if items else Html()
+def _warnings(methods: Sequence[MethodNote]) -> Html:
+    """Which methods are not to be trusted here; the table of methods has the figures."""
+    items = []
+    for verdict, said in WARNINGS.items():
+        names = ", ".join(note.method for note in methods if note.verdict == verdict)
+        if names:
+            items.append(element("li", element("span", f"{names}: ", class_="severity"), said, class_="warning"))
+    if not items:
+        return Html()
+    how = element("p", element("a", "How this was checked, with figures", href="#methods"), class_="note")
+    return html.join([element("ul", *items, class_="findings", style="margin: 20px 0 0; max-width: 46em"), how])
 
 
 def _colour_bar() -> Html:
-    gradient = f"height: 12px; border-radius: 2px; background: linear-gradient(to right, {', '.join(bar_colours(17))})"
+    colours = [to_hex(colour) for colour in laid_over_grey()(np.linspace(0, 1, 17))]
+    gradient = f"height: 12px; border-radius: 2px; background: linear-gradient(to right, {', '.join(colours)})"
     ends = element(
         "div",
-        element("span", "0: no support"),
-        element("span", "1: the strongest place of this map"),
-        style="display: flex; justify-content: space-between; gap: 16px; margin-top: 4px",
+        element("span", "0"),
+        element("span", "1: the map's strongest place"),
+        style="display: flex; justify-content: space-between; margin-top: 4px",
     )
     bar = element("div", element("div", style=gradient), ends, class_="note", role="img", aria_label="Colour bar: heat")
-    said = "Heat lies over the picture in grey. Each map is divided by its own largest value: compare places, not maps."
-    return element("div", bar, element("p", said, class_="note"), style="max-width: 420px; margin: 20px 0 8px")
+    said = (
+        "Heat lies over the picture in grey. Each map is divided by its own largest value, so compare places within a "
+        "map, not one map with another."
+    )
+    return element("div", bar, element("p", said, class_="note"), style="max-width: 460px; margin: 20px 0 8px")
 
 
 def _image(image: ExplainedImage, content: ExplanationContent) -> Html:
-    seen = element("ul", _card(html.picture(image.pixels, image.name), "as the network saw it"), class_="pictures")
+    name = element("span", image.name, class_="name")
+    seen = element(
+        "ul", _card(html.picture(image.pixels, image.name), "as the network saw it", name), class_="pictures"
+    )
+    warnings = {note.method: WARNINGS.get(note.verdict, "") for note in content.methods}
+    heat = [_heat(image, drawn, warnings[drawn.method]) for drawn in image.heat_maps]
     parts = [
-        element("p", image.name, class_="note", style="overflow-wrap: anywhere"),
         element("div", element("div", seen, style="max-width: 230px"), _answer(image), style=BESIDE),
         element("h3", f"Heat for {image.class_name}"),
-        element("ul", *(_heat(image, drawn) for drawn in image.heat_maps), class_="pictures", style=LARGE_PICTURES),
+        element("ul", *heat, class_="pictures", style=LARGE_PICTURES),
     ]
     if content.near_note:
         parts += [element("h3", "Nearest training images"), element("p", content.near_note, class_="note")]
-        parts.append(element("ul", *map(_near, image.neighbours), class_="pictures", style=SMALL_PICTURES))
+        parts.append(element("ul", *map(_near, image.neighbours), class_="pictures", style=NEAR_PICTURES))
     if image.feature_maps is not None:
         parts += [element("h3", f"Maps of layer {content.layer}"), _feature_maps(image.feature_maps)]
     return html.join(parts)
@@ -137,22 +153,20 @@ def _answer(image: ExplainedImage) -> Html:
     grid = "display: grid; grid-template-columns: minmax(0, max-content) minmax(60px, 1fr) max-content; "
     bars = element("div", *rows, style=grid + "gap: 4px 12px; align-items: center")
     first = image.ranking[0][0]
-    said = "is explained below."
-    if image.class_name != first:
-        said = f"is explained below, as asked; the network's own answer is {first}."
-    return element("div", element("p", element("b", image.class_name), f" {said}"), bars)
+    said = [] if image.class_name == first else ["; explained, as asked: ", element("b", image.class_name)]
+    return element("div", element("p", "Answer: ", element("b", first), *said), bars)
 
 
 def _card(picture: Html, *words: object) -> Html:
     return element("li", picture, *(element("div", word) for word in words))
 
 
-def _heat(image: ExplainedImage, drawn: DrawnHeat) -> Html:
+def _heat(image: ExplainedImage, drawn: DrawnHeat, warning: str) -> Html:
     alt = f"{image.name}: heat of {drawn.method} for {image.class_name}"
     place = f"layer {drawn.layer}" if drawn.layer is not None else "pixels"
     words: list[object] = [element("b", drawn.method), element("span", place, class_="name")]
-    if drawn.trusted is False:
-        words.append(element("b", "Warning: its check failed, see above.", class_="wrong"))
+    if warning:
+        words.append(element("span", warning, class_="wrong"))
     if not drawn.heat.any():
         words.append(element("span", "Empty: it finds no support for this class.", class_="name"))
     return _card(html.picture(overlay(image.pixels, drawn.heat), alt), *words)
@@ -187,7 +201,7 @@ def _methods(content: ExplanationContent) -> Html:
     checked = any(note.verdict for note in content.methods)
     header = ["method", "what warm means", *(["check", "finding"] if checked else [])]
     rows = [
-        [note.method, note.description, *([VERDICTS.get(note.verdict, "–"), note.sentence or "–"] if checked else [])]
+        [note.method, note.description, *([note.warning or note.verdict, note.sentence] if checked else [])]
         for note in content.methods
     ]
     if checked:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from convcraft.errors import UserError
-from convcraft.report.explanation_content import COLOUR_MAP, MADE_BY, ExplainedImage, ExplanationContent, overlay
+from convcraft.report.explanation_content import MADE_BY, ExplainedImage, ExplanationContent, laid_over_grey, overlay
 from convcraft.report.plots import INK, MUTED, ORANGE, STYLE
 from convcraft.report.text import shorten
 
@@ -32,10 +32,9 @@ def draw_sheet(content: ExplanationContent) -> Figure:
         figure.suptitle(shorten(content.title, int(16 * figure.get_figwidth() / 1.4)), fontsize=10)
         for axes_row, image in zip(grid, content.images, strict=True):
             _draw_row(axes_row, image)
-        for axes, heading in zip(grid[0, 1:], content.methods, strict=True):
-            failed = heading.verdict not in ("", "trusted")
-            axes.set_title(heading.method + ("\ncheck failed" if failed else ""), color=ORANGE if failed else INK)
-        bar = figure.colorbar(ScalarMappable(Normalize(0, 1), COLOUR_MAP), ax=list(grid[:, -1]), shrink=0.8)
+        for axes, note in zip(grid[0, 1:], content.methods, strict=True):
+            axes.set_title(f"{note.method}\n{note.warning}", color=ORANGE if note.warning else INK)
+        bar = figure.colorbar(ScalarMappable(Normalize(0, 1), laid_over_grey()), ax=list(grid[:, -1]), shrink=0.8)
         bar.set_label("heat, of the map's largest", fontsize=7.5)
         bar.ax.tick_params(labelsize=7.5)
     return figure
@@ -43,9 +42,8 @@ def draw_sheet(content: ExplanationContent) -> Figure:
 
 def _draw_row(axes_row: list[Axes], image: ExplainedImage) -> None:
     first, *others = axes_row
-    first.imshow(
-        image.pixels.squeeze(-1) if image.pixels.shape[-1] == 1 else image.pixels, cmap="gray", vmin=0, vmax=255
-    )
+    grey = image.pixels.shape[-1] == 1
+    first.imshow(image.pixels[..., 0] if grey else image.pixels, cmap="gray", vmin=0, vmax=255)
     caption = f"{shorten(image.class_name, LABEL_COLUMNS)} {100 * image.probability:.1f} %"
     first.set_xlabel(f"{caption}\n{shorten(Path(image.name).name, LABEL_COLUMNS)}", fontsize=8)
     for axes, drawn in zip(others, image.heat_maps, strict=True):

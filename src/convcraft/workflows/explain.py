@@ -28,6 +28,7 @@ from convcraft.explain.feature_maps import feature_maps
 from convcraft.explain.heat_maps import HeatMaps, refuse_layer
 from convcraft.explain.kernels import Kernels, kernels
 from convcraft.explain.target_layer import target_layer
+from convcraft.models.layer_head import LayerHead
 from convcraft.report import explanation_page, explanation_sheet
 from convcraft.report.explanation_content import (
     DrawnHeat,
@@ -165,6 +166,7 @@ def explain(
     draws_page = page.suffix.lower() != ".png"
     found = _open(images)
     model, weights = load_model(description)
+    layer = _layer_name(model, layer)
     place = accelerator_of(device)
     model.to(place)
     pictures = _answered(description, model, place, found, target)
@@ -191,6 +193,8 @@ def explain(
     for each in drawn:
         if each.found is not None and each.found.warning is not None:
             console.print(f"warning: {each.method}: {each.found.warning}", highlight=False, markup=False)
+    if len(drawn) == 1 and drawn[0].found is not None and not drawn[0].found.trusted:
+        remarks = [*remarks, "--method all shows which methods stand the checks on this network."]
     for remark in remarks:
         console.print(f"note: {remark}", highlight=False, markup=False)
     return ExplainResult(run, _explanations(description, pictures, drawn), page, time.monotonic() - started)
@@ -254,6 +258,12 @@ def _class_index(name: str, classes: tuple[str, ...]) -> int:
         fix = f"Did you mean {' or '.join(near)}?" if near else "Choose one of these."
         raise UserError(f"class {name!r}", f"one of {shown}", fix)
     return classes.index(name)
+
+
+def _layer_name(model: nn.Module, layer: str | None) -> str | None:
+    """A classifier that reads several depths holds the network below `network.`; its own names are taken too."""
+    below = isinstance(model, LayerHead) and layer in dict(model.network.named_modules())
+    return f"network.{layer}" if below and layer not in dict(model.named_modules()) else layer
 
 
 def _checked_out(path: Path) -> Path:
@@ -442,12 +452,7 @@ def _content(
                 ranking=[(run.classes[index], float(probabilities[index])) for index in order],
                 class_name=run.classes[target],
                 probability=float(probabilities[target]),
-                heat_maps=[
-                    DrawnHeat(
-                        each.method, each.layer, each.heat[row], None if each.found is None else each.found.trusted
-                    )
-                    for each in drawn
-                ],
+                heat_maps=[DrawnHeat(each.method, each.layer, each.heat[row]) for each in drawn],
                 neighbours=near[row],
                 feature_maps=None if place is None else feature_maps(model, pictures.images[row : row + 1], place),
             )
