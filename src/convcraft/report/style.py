@@ -42,7 +42,7 @@ nav ol { list-style: none; margin: 0; padding: 0; display: flex; flex-wrap: wrap
 .facts dd { margin: 0; font-size: 1.2rem; font-weight: 600; }
 .facts dd small { display: block; font-size: .8125rem; font-weight: 400; color: var(--muted); }
 .scroll { overflow-x: auto; margin: 0 0 14px; }
-.scroll.tall { max-height: 560px; overflow-y: auto; }
+.scroll.tall { max-height: 560px; overflow-y: auto; content-visibility: auto; contain-intrinsic-size: auto 560px; }
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: 5px 24px 5px 0; border-bottom: 1px solid var(--rule); }
 th:last-child, td:last-child { padding-right: 0; }
@@ -150,7 +150,7 @@ footer { border-top: 1px solid var(--rule); padding-top: 16px; color: var(--mute
   button.sort::after { content: "" !important; }
   .switch input, .look, #pairs-more, .opened .top button { display: none; }
   table.matrix td, .heat, .void { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  .tall thead th { position: static; }
+  .tall thead th { position: static; } .scroll.tall { content-visibility: visible; }
   figure svg image { filter: none; }
   body { font-size: 10.5pt; } nav { display: none; } .layout { display: block; max-width: none; padding: 0; }
   header { padding-top: 0; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; }

@@ -33,6 +33,7 @@ from convcraft.workflows.page_material import heat_of, places_of, reliability_of
 from convcraft.workflows.weights_card import card_of
 
 NUM_MISTAKES = 24
+LARGEST_MAP, LARGEST_MAP_OF_TRAINING = 2_000, 500  # images on the map of features
 
 
 class TrustFigures(Protocol):
@@ -112,7 +113,9 @@ def _measured(run: RunDescription, model: nn.Module, shown: Shown) -> dict[str, 
     pixels = images.pixels_of(np.array([mistake.index for mistake in mistakes], np.int64))
     trust = None if shown.trust is None else shown.trust.to_dict()
     already = {mistake.index: picture_id(place) for place, mistake in enumerate(mistakes)}
-    heat = heat_of(model, run.preprocess, pixels, mistakes, images, predictions)
+    is_last_word = shown.part == "test"  # after training, time counts for more
+    heat = heat_of(model, run.preprocess, pixels, mistakes, images, predictions, checks=is_last_word)
+    most = LARGEST_MAP if is_last_word else LARGEST_MAP_OF_TRAINING
     left = PAGE_BYTES - bytes_of_mistakes(pixels)
     return {
         "split": shown.part,
@@ -130,7 +133,7 @@ def _measured(run: RunDescription, model: nn.Module, shown: Shown) -> dict[str, 
         "attacks": shown.attacks,
         "curves": shown.curves,
         "compared": shown.compared,
-        "places": places_of(model, images, predictions, run.config.training.seed),
+        "places": places_of(model, images, predictions, run.config.training.seed, most),
         "feature_maps": _feature_maps(run, model, images),
     }
 

@@ -24,8 +24,9 @@ from convcraft.workflows.strangeness import outputs_of
 
 METHOD = "grad-cam"
 CHECKED_IMAGES, CHECK_STEPS, CHECK_SECONDS = 16, 10, 5.0
-LARGEST_MAP = 2_000  # images on the map of features
-MAP_PIXELS = LARGEST_MAP * 64 * 64  # of larger images there are fewer: a forward pass of each is paid for the map
+MAP_SIZES = (2_000, 1_000, 500, 250, 120)  # images on the map of features: the most that forward passes afford
+MAP_SECONDS = 8.0
+TIMED_IMAGES = 8
 FEWEST_FOR_TSNE = 12
 SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 
@@ -37,12 +38,14 @@ def heat_of(
     mistakes: Sequence[Mistake],
     images: ImageSet,
     predictions: Predictions,
+    checks: bool = True,
 ) -> Heat | None:
     """Grad-CAM of the wrong answers; where it cannot be drawn, a sentence that says so.
 
     Args:
         model: on the CPU. pixels: uint8 [n, H, W, C] of the mistakes.
-        images, predictions: among which the method is checked, where that takes a few seconds only.
+        images, predictions: among which the method is checked, where that takes a few seconds only. checks: whether
+            it is.
     """
     if not mistakes:
         return None
@@ -56,7 +59,7 @@ def heat_of(
     pass_seconds = (time.monotonic() - started) / (3 * len(mistakes))
     cost = pass_seconds * CHECKED_IMAGES * (3 + 2 * (CHECK_STEPS + 1))
     right = np.flatnonzero(predictions.labels == predictions.targets)
-    if cost > CHECK_SECONDS or len(right) < CHECKED_IMAGES:
+    if not checks or cost > CHECK_SECONDS or len(right) < CHECKED_IMAGES:
         return Heat(METHOD, maps, "Whether these maps can be believed was not checked here (convcraft explain does).")
     rows = right[np.linspace(0, len(right) - 1, CHECKED_IMAGES).round().astype(np.int64)]
     seen = torch.from_numpy(preprocess.normalise(images.pixels_of(rows)))
@@ -84,20 +87,24 @@ def reliability_of(predictions: Predictions, temperature: float | None) -> dict[
     return found
 
 
-def places_of(model: nn.Module, images: ImageSet, predictions: Predictions, seed: int) -> FeaturePlaces | None:
+def places_of(
+    model: nn.Module, images: ImageSet, predictions: Predictions, seed: int, most: int = MAP_SIZES[0]
+) -> FeaturePlaces | None:
     """The last features of some images in two dimensions; None where the classifier is given no rows.
 
     Args:
         model: on the CPU.
         seed: of the images that are drawn where there are too many, and of t-SNE.
+        most: so many images at most; fewer where forward passes of them would take long.
 
     Source: van der Maaten and Hinton, "Visualizing data using t-SNE", 2008; started from PCA as in scikit-learn.
     """
     assert predictions.targets is not None
-    preprocess = images.preprocess
-    most = min(LARGEST_MAP, max(200, MAP_PIXELS // (preprocess.height * preprocess.width)))
     rows = np.arange(len(images))
     drawn = ""
+    if len(rows) > MAP_SIZES[-1]:
+        affordable = _affordable(model, images)
+        most = next((size for size in MAP_SIZES if size <= min(most, affordable)), MAP_SIZES[-1])
     if len(rows) > most:
         rows = np.sort(np.random.default_rng(seed).choice(len(rows), most, replace=False))
         drawn = f" Drawn at random from {len(images):,}."
@@ -105,13 +112,22 @@ def places_of(model: nn.Module, images: ImageSet, predictions: Predictions, seed
     if features is None or len(rows) < 3 or features.shape[1] < 2 or not np.isfinite(features).all():
         return None
     plane, share = principal_plane(features)
-    planes = {f"PCA: {share:.0%} of the variance": plane}
+    planes = {f"PCA: {100 * share:.0f} % of the variance": plane}
     note = "PCA keeps large distances."
     if len(rows) >= FEWEST_FOR_TSNE:
         planes["t-SNE"] = _neighbourhoods(features, seed)
         note += " t-SNE keeps who is near whom; its distances and sizes of clusters mean nothing."
     names = [predictions.names[row] for row in rows]
     return FeaturePlaces(planes, predictions.targets[rows], predictions.labels[rows], names, note + drawn)
+
+
+def _affordable(model: nn.Module, images: ImageSet) -> float:
+    """How many images can be sent through the network in MAP_SECONDS, by a few of them."""
+    few = images.subset(np.arange(TIMED_IMAGES))
+    outputs_of(model, few)  # the first pass prepares memory
+    started = time.monotonic()
+    outputs_of(model, few)
+    return MAP_SECONDS * TIMED_IMAGES / max(time.monotonic() - started, 1e-9)
 
 
 def principal_plane(features: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
