@@ -24,6 +24,8 @@ from convcraft.data.draws import epoch_order
 from convcraft.data.image_set import ImageSet
 from convcraft.errors import UserError
 
+EVAL_PIXELS = 32 * 224 * 224  # of a batch that is only judged
+
 Ids = NDArray[np.int64]
 
 
@@ -74,7 +76,14 @@ def train_batches(
 
 
 def eval_batches(images: ImageSet | CachedMaps, batch_size: int, num_workers: int = 0) -> Iterator[Batch]:
-    """All images in order, exactly as the preprocessing contract gives them."""
+    """All images in order, exactly as the preprocessing contract gives them.
+
+    Args:
+        batch_size: at most; of large images fewer, since maps of many take gigabytes and are computed no faster.
+    """
+    if isinstance(images, ImageSet):
+        preprocess = images.preprocess
+        batch_size = max(1, min(batch_size, EVAL_PIXELS // (preprocess.height * preprocess.width)))
     passes = [np.arange(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
     if isinstance(images, CachedMaps):
         return _cached_batches(images, passes, [None] * len(passes))

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from convcraft.data.image_set import ImageSet
@@ -50,6 +51,7 @@ class Shown:
     note: a sentence about that part. void: why its figures say too much; empty where nothing speaks against them.
     proof: before against after on these images; the comparison that fine-tuning made stands in the run folder.
     curves: accuracy of turned, shifted, zoomed and mirrored images. compared: with other sets of predictions.
+    features: float32 [N, D], what the classifier gets of these images, where that is known already.
     """
 
     part: str
@@ -65,6 +67,7 @@ class Shown:
     curves: tuple[Curve | FlipReport, ...] = ()
     trust: TrustFigures | None = None
     compared: tuple[Agreement, ...] = ()
+    features: NDArray[np.float32] | None = None
 
 
 def draw_run(run: RunDescription, model: nn.Module, summary: dict[str, Any], shown: Shown | None) -> Path:
@@ -133,7 +136,7 @@ def _measured(run: RunDescription, model: nn.Module, shown: Shown) -> dict[str, 
         "attacks": shown.attacks,
         "curves": shown.curves,
         "compared": shown.compared,
-        "places": places_of(model, images, predictions, run.config.training.seed, most),
+        "places": places_of(model, images, predictions, run.config.training.seed, most, shown.features),
         "feature_maps": _feature_maps(run, model, images),
     }
 

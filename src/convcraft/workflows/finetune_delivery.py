@@ -199,7 +199,7 @@ def _write(
     )
     TuningRecord(trials, tuple(tuning.said), _freeze_line(choice.freeze), curve).save(run)
     _keep_metrics(tuning, chosen)
-    shown = _judged(tuning, choice.after)
+    shown = _judged(tuning, choice)
     summary = _summarise(tuning, choice, num_parameters(network), sha256, shown)
     settled = dataclasses.replace(read_run(run), config=config)
     device = tuning.config.training.device
@@ -248,15 +248,17 @@ def _keep_metrics(tuning: Tuning, chosen: Attempt) -> None:
     replace_durably(tuning.run / METRICS, logs[0].read_bytes() if logs else b"")
 
 
-def _judged(tuning: Tuning, after: NDArray[np.float32]) -> Shown | None:
-    """The figures on the images that choose."""
+def _judged(tuning: Tuning, choice: _Choice) -> Shown | None:
+    """The figures on the images that choose; with their features, where the network was not changed before them."""
     pool, ids = tuning.pool, tuning.pool.chooses
     if not len(ids):
         return None
     images = pool.images.subset(ids)
-    predictions = Predictions(tuning.data.classes, after[ids], images.targets, images.names)
+    predictions = Predictions(tuning.data.classes, choice.after[ids], images.targets, images.names)
     name = "cross-fitted validation" if pool.cross_fitted else "validation"
-    return Shown(name, images, predictions, classification_report(predictions))
+    is_probe = choice.chosen.method == "probe" and not choice.after_fit.model_settings
+    features = tuning.features.last[0][ids] if is_probe else None
+    return Shown(name, images, predictions, classification_report(predictions), features=features)
 
 
 def _judged_on(tuning: Tuning) -> str:

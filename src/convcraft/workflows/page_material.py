@@ -88,7 +88,12 @@ def reliability_of(predictions: Predictions, temperature: float | None) -> dict[
 
 
 def places_of(
-    model: nn.Module, images: ImageSet, predictions: Predictions, seed: int, most: int = MAP_SIZES[0]
+    model: nn.Module,
+    images: ImageSet,
+    predictions: Predictions,
+    seed: int,
+    most: int = MAP_SIZES[0],
+    known: NDArray[np.float32] | None = None,
 ) -> FeaturePlaces | None:
     """The last features of some images in two dimensions; None where the classifier is given no rows.
 
@@ -96,19 +101,20 @@ def places_of(
         model: on the CPU.
         seed: of the images that are drawn where there are too many, and of t-SNE.
         most: so many images at most; fewer where forward passes of them would take long.
+        known: float32 [N, D], the features of all images where they were computed before.
 
     Source: van der Maaten and Hinton, "Visualizing data using t-SNE", 2008; started from PCA as in scikit-learn.
     """
     assert predictions.targets is not None
     rows = np.arange(len(images))
     drawn = ""
-    if len(rows) > MAP_SIZES[-1]:
+    if known is None and len(rows) > MAP_SIZES[-1]:
         affordable = _affordable(model, images)
         most = next((size for size in MAP_SIZES if size <= min(most, affordable)), MAP_SIZES[-1])
     if len(rows) > most:
         rows = np.sort(np.random.default_rng(seed).choice(len(rows), most, replace=False))
         drawn = f" Drawn at random from {len(images):,}."
-    features = outputs_of(model, images.subset(rows), features=True).features
+    features = known[rows] if known is not None else outputs_of(model, images.subset(rows), features=True).features
     if features is None or len(rows) < 3 or features.shape[1] < 2 or not np.isfinite(features).all():
         return None
     plane, share = principal_plane(features)
