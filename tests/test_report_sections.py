@@ -15,7 +15,7 @@ from convcraft.evaluation.predictions import Predictions, softmax
 from convcraft.evaluation.reliability_diagram import reliability_diagram
 from convcraft.evaluation.robustness import CorruptionReport, Curve, FlipReport, Point
 from convcraft.evaluation.slices import slice_report
-from convcraft.report import html
+from convcraft.report import html, plots
 from convcraft.report.card_section import limits
 from convcraft.report.cell_pictures import NAMES_PER_CELL, cells_of
 from convcraft.report.headline import falls_behind, in_words, weakest_class
@@ -246,6 +246,20 @@ def test_maps_that_mean_nothing_are_shown_only_when_asked_for() -> None:
         assert any("checked" in box for box in boxes) == checked
         assert heat.note in outline.text
         assert len(outline.all("img")) == (4 if switches else 2)
+
+
+def test_a_thousand_classes_are_drawn_in_squares_that_keep_the_strongest_mistake() -> None:
+    matrix = np.eye(1000, dtype=np.int64) * 10
+    matrix[500:] //= 2
+    matrix[3, 900] = 6
+    image = plots.confusion_matrix(matrix, [f"kind {index}" for index in range(1000)]).axes[0].images[0].get_array()
+    assert image is not None
+    assert image.shape == (143, 143, 4)  # seven classes to a square
+    assert image[0, 128, 3] == 1  # the only mistake
+    off = image[..., 3] - np.diag(np.diag(image[..., 3]))
+    assert (off > 0).sum() == 1
+    assert image[100, 100, 3] == pytest.approx(1)  # 5 of 5 right
+    assert image[0, 0, 3] == pytest.approx(np.sqrt((6 + 10 / 16) / 7))
 
 
 def test_pictures_of_cells_keep_to_the_budget_and_mistakes_come_first() -> None:

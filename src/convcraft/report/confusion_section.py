@@ -26,8 +26,9 @@ def confusion_section(content: ReportContent) -> Section | None:
     if report is None:
         return None
     opens = content.cells is not None
-    how = "Open a cell to see its images, the worst first." if opens else ""
-    if len(report.classes) <= TABLE_CLASSES:
+    few = len(report.classes) <= TABLE_CLASSES
+    how = f"Open a {'cell' if few else 'number below'} to see its images, the worst first." if opens else ""
+    if few:
         caption = (
             f"Rows: true class, columns: predicted class; blue is right, orange wrong, stronger with the share of the "
             f"row (square-root scale). {how} Measured on {content.measured_on}."
@@ -37,8 +38,8 @@ def confusion_section(content: ReportContent) -> Section | None:
     else:
         figure = plots.confusion_matrix(report.confusion, report.classes)
         caption = (
-            f"Rows: true class, columns: predicted class; blue is right, orange wrong. {how} Measured on "
-            f"{content.measured_on}."
+            f"Rows: true class, columns: predicted class; blue is right, orange wrong, strongest where the largest "
+            f"share of a class goes. {how} Measured on {content.measured_on}."
         )
         drawing = html.plot(figure, "Confusion matrix: how often each class was called what", caption)
         parts = [drawing, _panel(opens), _pairs(report, opens)]

@@ -44,6 +44,7 @@ STYLE: dict[Any, Any] = {
     "ytick.labelcolor": INK,
 }
 ANNOTATED_CLASSES = 20  # up to so many classes each cell of the confusion matrix carries its count
+LARGEST_GRID = 150  # squares a side of the confusion matrix: three pixels each at its full size
 NAMED_CLASSES = 40  # up to so many classes each row carries its name
 LABEL_COLUMNS = 16
 Points = tuple[Sequence[float], Sequence[float]]  # x, y
@@ -83,10 +84,12 @@ def _spans_decades(values: Sequence[float]) -> bool:
 def confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     """Counts, rows true and columns predicted: blue where right, orange where wrong.
 
-    The strength of a cell is the square root of its share of the row, so that the odd mistake is still seen.
+    The strength of a cell is the square root of its share of the row, so that the odd mistake is still seen; without
+    counts in the cells, mistakes are as strong as the largest of them allows. Where cells would be too small to see,
+    each square stands for several classes and shows its strongest cell.
 
     Args:
-        matrix: int64 [K, K]; K from 1 to some hundred. Names and counts are left out where they would not be legible.
+        matrix: int64 [K, K]. Names and counts are left out where they would not be legible.
     """
     num_classes = len(classes)
     side = float(np.clip(1.6 + 0.34 * num_classes, 3.4, 6.4))
@@ -94,17 +97,32 @@ def confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figur
         figure = Figure(figsize=(side, side), layout="constrained")
         axes = figure.add_subplot(xlabel="predicted class", ylabel="true class")
         strength = np.sqrt(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1))
-        axes.imshow(_cell_colours(strength), interpolation="none")
+        drawn = strength if num_classes <= ANNOTATED_CLASSES else _squares(strength)
+        edges = (-0.5, num_classes - 0.5)
+        axes.imshow(_cell_colours(drawn), interpolation="none", extent=(*edges, *edges[::-1]))
         _class_ticks(axes, classes)
         axes.spines[:].set_visible(False)
         if num_classes <= ANNOTATED_CLASSES:
             _annotate(axes, matrix, strength, font_size=float(np.clip(125 / num_classes, 5.5, 10)))
-            edges = np.arange(num_classes + 1) - 0.5
-            axes.hlines(edges, edges[0], edges[-1], color=RULE, linewidth=0.6)
-            axes.vlines(edges, edges[0], edges[-1], color=RULE, linewidth=0.6)
+            lines = np.arange(num_classes + 1) - 0.5
+            axes.hlines(lines, *edges, color=RULE, linewidth=0.6)
+            axes.vlines(lines, *edges, color=RULE, linewidth=0.6)
         else:
             axes.spines[:].set(visible=True, color=RULE)
         return figure
+
+
+def _squares(strength: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[S, S], S up to LARGEST_GRID: mistakes relative to the largest; a square on the diagonal has its mean recall."""
+    own = np.diag(strength)
+    missed = strength - np.diag(own)
+    missed = missed / (missed.max() or 1.0)
+    side = -(-len(own) // LARGEST_GRID)  # classes to a square
+    starts = np.arange(0, len(own), side)
+    squares = np.maximum.reduceat(np.maximum.reduceat(missed, starts, axis=0), starts, axis=1)
+    counts = np.diff(np.append(starts, len(own)))
+    np.fill_diagonal(squares, np.sqrt(np.add.reduceat(own**2, starts) / counts))
+    return np.asarray(squares)
 
 
 def _cell_colours(strength: NDArray[np.float64]) -> NDArray[np.float64]:
