@@ -17,6 +17,7 @@ from convcraft.report.text import percent, shorten
 
 TABLE_CLASSES = 30
 NAME_COLUMNS = 18
+STRONG = 0.85  # from here on white reads better than ink on blue and orange
 LISTED_PAIRS = 60  # the script shows the others when asked
 COMMONEST = 8
 
@@ -72,7 +73,7 @@ def _cell(report: Report, row: int, column: int, strength: float, opens: bool) -
     times = int(report.confusion[row, column])
     if not times:
         return element("td")
-    kind = ("hit" if row == column else "miss") + (" strong" if strength > 0.6 else "")
+    kind = ("hit" if row == column else "miss") + (" strong" if strength > STRONG else "")
     words = f"{report.classes[row]} called {report.classes[column]}: {times:,}"
     if opens:
         inside: object = element(
