@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from convcraft.training import random_state
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
+_Seen = tuple[tuple[int, ...], bool, bool]
 
 # What networks and losses raise when shapes, types or devices do not fit.
 MISFITS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError)
 WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)
 COMPARED = 4  # images, to see whether a layer's outputs differ between them
+GLANCE = 1024  # numbers of each, in which they mostly differ already
 SAME = 1e-6  # outputs that differ by less than this share of their size are the same for all images
 
 
@@ -129,17 +131,27 @@ def _take_loss(twin: nn.Module, trace: Trace, targets: Tensor, loss: LossFunctio
 def _listening(twin: nn.Module, trace: Trace) -> Iterator[list[LayerCall]]:
     """Record every layer's calls; yields the layers that were entered and not yet left, innermost last."""
     entered: list[LayerCall] = []
+    last: tuple[Tensor, int, _Seen] | None = None  # mostly, a layer gets what the one before it gave
+
+    def look(value: Any) -> _Seen:
+        nonlocal last
+        if last is not None and value is last[0] and value._version == last[1]:
+            return last[2]
+        seen = _seen(value)
+        counted = isinstance(value, Tensor) and not value.is_inference()  # else changes in place could pass unseen
+        last = (value, value._version, seen) if counted else None
+        return seen
 
     def enter(name: str) -> Callable[[nn.Module, Any], None]:
         def note(module: nn.Module, inputs: Any) -> None:
-            shape, varies, _ = _seen(inputs[0] if inputs else None)
+            shape, varies, _ = look(inputs[0] if inputs else None)
             entered.append(LayerCall(name, module, shape, (), True, varies, True))
 
         return note
 
     def leave(module: nn.Module, _inputs: Any, output: Any) -> None:
         begun = entered.pop()
-        shape, varies, finite = _seen(output)
+        shape, varies, finite = look(output)
         trace.calls.append(LayerCall(begun.name, module, begun.input_shape, shape, finite, begun.input_varies, varies))
 
     handles = []
@@ -161,13 +173,21 @@ def is_layer(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _seen(value: Any) -> tuple[tuple[int, ...], bool, bool]:
+def _seen(value: Any) -> _Seen:
     """Shape, whether images differ in it, whether it is finite; ((), True, True) where it is no tensor."""
     if not isinstance(value, Tensor) or value.ndim == 0 or value.numel() == 0:
         return (), True, True
     if not value.is_floating_point() or len(value) < 2:
         return tuple(value.shape), True, bool(torch.isfinite(value).all())
-    finite = bool(torch.isfinite(value.sum(dtype=torch.float64)))
-    few = value[:COMPARED]
-    spread, size = (few[1:] - few[:1]).abs().amax(), few.abs().amax()
-    return tuple(value.shape), not finite or bool(spread > SAME * size), finite
+    # A sum of finite numbers may be infinite, but rarely is: only then are they looked at one by one, which takes long.
+    finite = bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
+    few = value[:COMPARED].flatten(1)
+    least = SAME * _size(few)
+    varies = not finite or any(_size(some[1:] - some[:1]) > least for some in (few[:, :GLANCE], few))
+    return tuple(value.shape), varies, finite
+
+
+def _size(values: Tensor) -> float:
+    """Of the largest number, without a copy of absolute values."""
+    least, most = torch.aminmax(values)
+    return max(-float(least), float(most))
