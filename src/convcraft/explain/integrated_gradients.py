@@ -40,7 +40,7 @@ def integrated_gradients(
         layer: None; this method looks at pixels.
         baseline: the empty image; None for the mean colour (see `heat_maps.baseline_of`, also for black). Pixels that
             are like it get nothing, however much they matter.
-        num_steps: forward and backward passes.
+        num_steps: forward and backward passes. 50 are quick and rough: see `attributions` for how to tell.
 
     Returns:
         float32 [B, H, W] in 0..1.
@@ -59,7 +59,7 @@ def attributions(
     """Signed parts of the class score, [B, C, H, W].
 
     Completeness: an image's parts add up to logit(image) - logit(baseline); how far they miss it tells whether
-    num_steps is enough.
+    num_steps is enough. ReLU networks bend often along the way: figures are in docs/explain.md.
     """
     check_request(images, targets)
     check_count("num_steps", num_steps)
