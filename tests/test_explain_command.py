@@ -30,6 +30,7 @@ from convcraft.models.lenet import LeNet5
 from convcraft.report.explanation_content import overlay
 from convcraft.training.run_folder import read_run
 from convcraft.workflows import explain as workflow
+from convcraft.workflows import explain_content, explain_request
 from convcraft.workflows.explain import explain, heat_maps_for
 from convcraft.workflows.explain_checks import CHECKS, MethodCheck, RememberedChecks
 from convcraft.workflows.load_model import load_model
@@ -273,8 +274,8 @@ def test_a_method_that_knows_nothing_of_the_network_is_shown_with_a_warning(
         return centre_blob(model, images, targets)
 
     methods = {**METHODS, "blob": Method(blob, "the middle", False)}
-    monkeypatch.setattr(catalogue, "METHODS", methods)
-    monkeypatch.setattr(workflow, "METHODS", methods)
+    for module in (catalogue, workflow, explain_request, explain_content):
+        monkeypatch.setattr(module, "METHODS", methods)
     code, out, err = call(capsys, str(copied), digits[0], "--method", "blob", "--json")
     entry = json.loads(out.splitlines()[-1])["explanations"][0]
     assert code == 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -24,31 +21,30 @@ from convcraft.errors import UserError
 from convcraft.evaluation.probabilities import probabilities_of
 from convcraft.explain.catalogue import METHODS, find_method
 from convcraft.explain.deletion import Method
-from convcraft.explain.feature_maps import feature_maps
-from convcraft.explain.heat_maps import HeatMaps, refuse_layer
-from convcraft.explain.kernels import Kernels, kernels
+from convcraft.explain.heat_maps import HeatMaps
 from convcraft.explain.target_layer import target_layer
-from convcraft.models.layer_head import LayerHead
 from convcraft.report import explanation_page, explanation_sheet
-from convcraft.report.explanation_content import (
-    DrawnHeat,
-    ExplainedImage,
-    ExplanationContent,
-    MethodNote,
-    NearPicture,
-)
+from convcraft.report.explanation_content import NearPicture
+from convcraft.training.allocator import keep_freed_memory
 from convcraft.training.devices import accelerator_of
 from convcraft.training.run_folder import RunDescription, read_run
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.explain_checks import CheckImages, MethodCheck, RememberedChecks, run_check
+from convcraft.workflows.explain_content import Drawn, Pictures, drawn_content
 from convcraft.workflows.explain_data import images_to_check, near_pictures, open_run_data
+from convcraft.workflows.explain_request import (
+    ALL,
+    checked_out,
+    chosen_methods,
+    class_index,
+    layer_name,
+    open_pictures,
+)
 from convcraft.workflows.load_model import load_model
-from convcraft.workflows.predict import STDIN, _open_all, _read
+from convcraft.workflows.predict import _read
 
 PAGE = "explanation.html"
-ALL = "all"
 DEFAULT_METHOD = "grad-cam"
-MOST_IMAGES = 100  # on one page
 BATCH_PIXELS = 8 * 224 * 224  # of images whose gradients are computed at once
 LARGEST_BATCH = 64
 
@@ -101,31 +97,6 @@ class ExplainResult:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class _Pictures:
-    """What was given, and the network's answer.
-
-    pixels: uint8 [N, H, W, C]. images: float32 [N, C, H, W], normalised, on the model's device.
-    probabilities: float32 [N, K]. targets: int64 [N], the classes to explain.
-    """
-
-    names: tuple[str, ...]
-    pixels: NDArray[np.uint8]
-    images: Tensor
-    probabilities: NDArray[np.float32]
-    targets: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class _Drawn:
-    """A method's maps of all pictures, and what its check found."""
-
-    method: str
-    layer: str | None
-    heat: HeatMaps
-    found: MethodCheck | None
-
-
 def explain(
     run: Path,
     images: Sequence[str],
@@ -160,14 +131,16 @@ def explain(
     """
     started = time.monotonic()
     description = read_run(run)
-    names = _chosen_methods(methods, layer)
-    target = None if class_name is None else _class_index(class_name, description.classes)
-    page = _checked_out(run / PAGE if out is None else out)
+    names = chosen_methods(methods, layer)
+    target = None if class_name is None else class_index(class_name, description.classes)
+    page = checked_out(run / PAGE if out is None else out)
     draws_page = page.suffix.lower() != ".png"
-    found = _open(images)
+    found = open_pictures(images)
     model, weights = load_model(description)
-    layer = _layer_name(model, layer)
+    layer = layer_name(model, layer)
     place = accelerator_of(device)
+    if place == "cpu":
+        keep_freed_memory()
     model.to(place)
     pictures = _answered(description, model, place, found, target)
     needs_data = draws_page and num_neighbours > 0
@@ -188,7 +161,7 @@ def explain(
         near_note = ""
         if needs_data:
             near, near_note = _near(model, description, data, why_not, pictures, num_neighbours, device, progress)
-    content = _content(description, model, pictures, drawn, layer, near, near_note, remarks)
+    content = drawn_content(description, model, pictures, drawn, layer, near, near_note, remarks)
     (explanation_page.write_page if draws_page else explanation_sheet.write_sheet)(page, content)
     for each in drawn:
         if each.found is not None and each.found.warning is not None:
@@ -235,74 +208,9 @@ def heat_maps_for(
     return np.concatenate([chosen(model, some, wanted, **settings) for some, wanted in parts])
 
 
-# --- what was asked for ---
-
-
-def _chosen_methods(asked: Sequence[str], layer: str | None) -> tuple[str, ...]:
-    """Names without repetition."""
-    unknown = next((name for name in asked if name not in METHODS and name != ALL), None)
-    if unknown is not None:
-        near = difflib.get_close_matches(unknown.lower(), [*METHODS, ALL], n=3)
-        fix = f"Did you mean {' or '.join(near)}?" if near else "Choose one of these."
-        raise UserError(f"method {unknown!r}", f"one of {', '.join(METHODS)}, or {ALL}", fix)
-    names = tuple(METHODS) if ALL in asked else tuple(dict.fromkeys(asked))
-    if not any(METHODS[name].uses_layer for name in names):
-        refuse_layer(names[0], layer)
-    return names
-
-
-def _class_index(name: str, classes: tuple[str, ...]) -> int:
-    if name not in classes:
-        near = difflib.get_close_matches(name, classes, n=3)
-        shown = ", ".join(classes[:20]) + (f" and {len(classes) - 20:,} more" if len(classes) > 20 else "")
-        fix = f"Did you mean {' or '.join(near)}?" if near else "Choose one of these."
-        raise UserError(f"class {name!r}", f"one of {shown}", fix)
-    return classes.index(name)
-
-
-def _layer_name(model: nn.Module, layer: str | None) -> str | None:
-    """A classifier that reads several depths holds the network below `network.`; its own names are taken too."""
-    below = isinstance(model, LayerHead) and layer in dict(model.network.named_modules())
-    return f"network.{layer}" if below and layer not in dict(model.named_modules()) else layer
-
-
-def _checked_out(path: Path) -> Path:
-    """Refused before the work rather than after it."""
-    suffix = path.suffix.lower()
-    if suffix in (".html", ".htm"):
-        explanation_page.refuse_foreign_page(path)
-    elif suffix == ".png":
-        explanation_sheet.refuse_foreign_sheet(path)
-    else:
-        raise UserError(
-            f"--out {path}", "a file name that ends in .html or .png", f"Name it {path.name or 'page'}.html."
-        )
-    return path
-
-
-def _open(images: Sequence[str]) -> list[tuple[str, Path | bytes]]:
-    """Names and what to decode."""
-    for name in images:
-        if name != STDIN and not os.path.lexists(name):
-            beside = os.path.dirname(name) or "."  # noqa: PTH120  (pathlib raises where a name is too long)
-            there = os.listdir(beside) if os.path.isdir(beside) else []  # noqa: PTH112, PTH208
-            near = difflib.get_close_matches(os.path.basename(name), there, n=3)  # noqa: PTH119
-            if near:
-                fix = f"Did you mean {' or '.join(near)}?"
-                raise UserError(f"no file {name!a}", "a picture, a folder of pictures or -", fix)
-    found = _open_all(images)
-    if len(found) > MOST_IMAGES:
-        fix = "Name fewer; a page of so many would be too large to read."
-        raise UserError(f"{len(found):,} pictures", f"at most {MOST_IMAGES}", fix)
-    return found
-
-
-# --- the network's answers ---
-
-
 def _answered(
     run: RunDescription, model: nn.Module, place: str, found: list[tuple[str, Path | bytes]], target: int | None
-) -> _Pictures:
+) -> Pictures:
     pixels, problems = _read(found, run.preprocess)
     for (name, _), problem in zip(found, problems, strict=True):
         if problem is not None:
@@ -314,21 +222,21 @@ def _answered(
     probabilities = probabilities_of(logits.numpy(), run.config.training.loss)
     targets = probabilities.argmax(axis=1) if target is None else np.full(len(pixels), target)
     names = tuple(name for name, _ in found)
-    return _Pictures(names, pixels, images, probabilities, torch.from_numpy(targets.astype(np.int64)).to(place))
+    return Pictures(names, pixels, images, probabilities, torch.from_numpy(targets.astype(np.int64)).to(place))
 
 
 def _draw(
     model: nn.Module,
-    pictures: _Pictures,
+    pictures: Pictures,
     names: Sequence[str],
     layer: str | None,
     seed: int,
     progress: Progress,
     *,
     may_skip: bool,
-) -> tuple[list[_Drawn], list[str]]:
+) -> tuple[list[Drawn], list[str]]:
     """The maps of each method, and a remark on each that cannot run on this network."""
-    drawn: list[_Drawn] = []
+    drawn: list[Drawn] = []
     remarks: list[str] = []
     for number, name in enumerate(names):
         progress(number, len(names), "drawing heat maps")
@@ -341,15 +249,12 @@ def _draw(
                 raise
             remarks.append(f"{name} is left out: {error.received}; it needs {error.expected}.")
             continue
-        drawn.append(_Drawn(name, place, heat, None))
+        drawn.append(Drawn(name, place, heat, None))
     progress(len(names), len(names), "drawing heat maps")
     return drawn, remarks
 
 
-# --- checks and neighbours ---
-
-
-def _check_images(model: nn.Module, data: TrainingData | None, pictures: _Pictures, place: str) -> CheckImages:
+def _check_images(model: nn.Module, data: TrainingData | None, pictures: Pictures, place: str) -> CheckImages:
     """The run's own images where they can be had, else the given ones."""
     on = None if data is None else images_to_check(model, data, place)
     if on is not None:
@@ -359,7 +264,7 @@ def _check_images(model: nn.Module, data: TrainingData | None, pictures: _Pictur
 
 
 def _checked(
-    drawn: _Drawn,
+    drawn: Drawn,
     known: MethodCheck | None,
     model: nn.Module,
     on: CheckImages | None,
@@ -367,7 +272,7 @@ def _checked(
     run: RunDescription,
     seed: int,
     progress: Progress,
-) -> _Drawn:
+) -> Drawn:
     found = known
     if found is None:
         assert on is not None
@@ -378,7 +283,7 @@ def _checked(
         progress(1, 1, what)
         if on.lasting:
             remembered.add(drawn.method, drawn.layer, seed, found)
-    return _Drawn(drawn.method, drawn.layer, drawn.heat, found)
+    return Drawn(drawn.method, drawn.layer, drawn.heat, found)
 
 
 def _near(
@@ -386,7 +291,7 @@ def _near(
     run: RunDescription,
     data: TrainingData | None,
     why_not: str,
-    pictures: _Pictures,
+    pictures: Pictures,
     num_neighbours: int,
     device: str,
     progress: Progress,
@@ -400,10 +305,7 @@ def _near(
         return [()] * len(pictures.names), f"No training image can be compared: {error.received}."
 
 
-# --- what is shown ---
-
-
-def _explanations(run: RunDescription, pictures: _Pictures, drawn: Sequence[_Drawn]) -> tuple[Explanation, ...]:
+def _explanations(run: RunDescription, pictures: Pictures, drawn: Sequence[Drawn]) -> tuple[Explanation, ...]:
     return tuple(
         Explanation(
             image=name,
@@ -417,79 +319,3 @@ def _explanations(run: RunDescription, pictures: _Pictures, drawn: Sequence[_Dra
         for row, (name, target) in enumerate(zip(pictures.names, pictures.targets.tolist(), strict=True))
         for each in drawn
     )
-
-
-def _content(
-    run: RunDescription,
-    model: nn.Module,
-    pictures: _Pictures,
-    drawn: Sequence[_Drawn],
-    layer: str | None,
-    near: Sequence[Sequence[NearPicture]],
-    near_note: str,
-    remarks: Sequence[str],
-) -> ExplanationContent:
-    place = next((each.layer for each in drawn if each.layer is not None), None) or _layer_of(model, pictures, layer)
-    tapped = run.config.model.tapped_layers
-    if tapped:
-        layers = ", ".join(f"network.{name}" for name in tapped)
-        said = f"The classifier also reads {layers}: heat of one layer leaves out what comes past it from those before."
-        remarks = [*remarks, said]
-    notes = [
-        MethodNote(each.method, METHODS[each.method].description)
-        if each.found is None
-        else MethodNote(each.method, METHODS[each.method].description, each.found.verdict, each.found.sentence)
-        for each in drawn
-    ]
-    images = []
-    for row, (name, target) in enumerate(zip(pictures.names, pictures.targets.tolist(), strict=True)):
-        probabilities = pictures.probabilities[row]
-        order = np.argsort(-probabilities, kind="stable")
-        images.append(
-            ExplainedImage(
-                name=name,
-                pixels=pictures.pixels[row],
-                ranking=[(run.classes[index], float(probabilities[index])) for index in order],
-                class_name=run.classes[target],
-                probability=float(probabilities[target]),
-                heat_maps=[DrawnHeat(each.method, each.layer, each.heat[row]) for each in drawn],
-                neighbours=near[row],
-                feature_maps=None if place is None else feature_maps(model, pictures.images[row : row + 1], place),
-            )
-        )
-    return ExplanationContent(
-        title=explanation_page.title_of(len(images), run.config.model.name, run.data["name"]),
-        summary=_summary(run),
-        methods=notes,
-        checked_on=" and ".join(dict.fromkeys(each.found.images for each in drawn if each.found is not None)),
-        images=images,
-        remarks=remarks,
-        layer=place,
-        kernels=_first_kernels(model),
-        near_note=near_note,
-    )
-
-
-def _layer_of(model: nn.Module, pictures: _Pictures, layer: str | None) -> str | None:
-    """The layer whose maps are shown beside pixel methods; None for a network without any."""
-    try:
-        return target_layer(model, pictures.images, layer)[0]
-    except UserError:
-        return None
-
-
-def _first_kernels(model: nn.Module) -> Kernels | None:
-    """None for a network without a convolution."""
-    return kernels(model) if any(isinstance(module, nn.Conv2d) for module in model.modules()) else None
-
-
-def _summary(run: RunDescription) -> list[tuple[str, object]]:
-    preprocess = run.preprocess
-    colours = "grey" if preprocess.channels == 1 else "RGB"
-    return [
-        ("Run", run.folder),
-        ("Data", run.data["name"]),
-        ("Network", run.config.model.name),
-        ("Input", f"{preprocess.height} x {preprocess.width} pixels, {colours}"),
-        ("Classes", f"{len(run.classes):,}"),
-    ]

@@ -22,6 +22,7 @@ from convcraft.explain.trust import check
 from convcraft.training.run_folder import write_json
 
 CHECKS = "explain_checks.json"
+STEPS = 10  # of the deletion curves, each a forward pass per image
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def run_check(method: Method, model: nn.Module, on: CheckImages, *, loss: str, s
         loss: `training.loss` of the run.
         seed: of the random weights.
     """
-    trust = check(method, model, on.images, on.targets, loss=loss, seed=seed)
+    trust = check(method, model, on.images, on.targets, steps=STEPS, loss=loss, seed=seed)
     correlation = trust.sanity.stages[-1].correlation
     return MethodCheck(trust.verdict, trust.sentence, on.words, trust.wins.share, trust.wins.interval, correlation)
 
