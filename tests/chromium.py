@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
 import time
-from base64 import b64decode
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -37,7 +37,13 @@ class Chromium:
         ours_in, theirs_out = os.pipe()
         theirs_in, ours_out = os.pipe()
         command = [executable, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
-        command += ["--hide-scrollbars", f"--user-data-dir={self._profile.name}", "about:blank"]
+        command += [
+            "--hide-scrollbars",
+            "--disable-breakpad",
+            "--disable-crash-reporter",
+            f"--user-data-dir={self._profile.name}",
+            "about:blank",
+        ]
 
         def third_and_fourth() -> None:
             spare_in, spare_out = os.dup(theirs_in), os.dup(theirs_out)
@@ -78,7 +84,11 @@ class Chromium:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._process.terminate()
-        self._process.wait(TIMEOUT_SECONDS)
+        try:
+            self._process.wait(TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         os.close(self._read)
         os.close(self._write)
         self._profile.cleanup()
@@ -100,6 +110,8 @@ class Chromium:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
+            if not select.select([self._read], [], [], TIMEOUT_SECONDS)[0]:
+                raise TimeoutError(f"chromium has said nothing for {TIMEOUT_SECONDS:g} s")
             part = os.read(self._read, 1 << 20)
             if not part:
                 raise RuntimeError("chromium has ended")
@@ -144,7 +156,3 @@ class Chromium:
         words = {"Enter": "\r"}.get(key, "")
         for kind in ("keyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, text=words if kind == "keyDown" else "")
-
-    def screenshot(self, path: Path, whole: bool = True) -> None:
-        data = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
-        path.write_bytes(b64decode(data))

@@ -78,7 +78,8 @@ img.pixels { image-rendering: pixelated; }
   margin: 20px 0 0; max-width: 62em; }
 .void strong { color: var(--red); } .void ul { margin: 6px 0 10px; padding-left: 20px; }
 .not-valid .value { color: var(--red); text-decoration: line-through; text-decoration-thickness: 3px; }
-.head { display: grid; grid-template-columns: minmax(0, 460px) minmax(0, 1fr); gap: 0 56px; align-items: start; }
+.head { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap: 0 48px;
+  align-items: start; }
 .in-words { padding-top: 30px; font-size: 1.06rem; } .in-words p { margin: 0 0 8px; max-width: 40em; }
 .in-words p:last-child { font-weight: 600; }
 button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
@@ -134,7 +135,7 @@ pre { background: var(--panel); border-radius: 4px; padding: 14px 16px; margin: 
 footer { border-top: 1px solid var(--rule); padding-top: 16px; color: var(--muted); font-size: .8125rem; }
 @media (max-width: 560px) { .layout { padding: 0 16px 48px; } header { padding-top: 28px; }
   th, td { padding-right: 16px; } table.pairs th { white-space: normal; }
-  .head { grid-template-columns: minmax(0, 1fr); } .in-words { padding-top: 18px; }
+  .in-words { padding-top: 18px; }
   .figures.confusion { grid-template-columns: minmax(0, 1fr); }
   table.matrix { font-size: .75rem; } table.matrix tbody td { min-width: 26px; height: 30px; }
   table.matrix button { min-height: 30px; padding: 0 2px; }
@@ -150,6 +151,7 @@ footer { border-top: 1px solid var(--rule); padding-top: 16px; color: var(--mute
   button.sort::after { content: "" !important; }
   .switch input, .look, #pairs-more, .opened .top button { display: none; }
   table.matrix td, .heat, .void { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  table { font-size: .8rem; } .head { gap: 0 20px; } .in-words { font-size: 1rem; }
   .tall thead th { position: static; } .scroll.tall { content-visibility: visible; }
   figure svg image { filter: none; }
   body { font-size: 10.5pt; } nav { display: none; } .layout { display: block; max-width: none; padding: 0; }
