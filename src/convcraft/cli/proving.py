@@ -16,6 +16,9 @@ def verify(
     no_data: Annotated[
         bool, typer.Option("--no-data", help="Take the saved predictions as they are; quick, and needs no images.")
     ] = False,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Measure robustness and predict views again as well; slow.")
+    ] = False,
     data_dir: DataDir = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -30,7 +33,8 @@ def verify(
     from convcraft.workflows.console import make_console
     from convcraft.workflows.verify import verify as run_verify
 
-    result = run_verify(run, data_dir=data_dir, device=device, with_data=not no_data, console=make_console(quiet))
+    console = make_console(quiet)
+    result = run_verify(run, data_dir=data_dir, device=device, with_data=not no_data, everything=all_, console=console)
     for check in result.checks:
         print(f"{check.outcome:<8} {check.what:<20} {check.detail}")
     if result.complete:

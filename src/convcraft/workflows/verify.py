@@ -22,6 +22,9 @@ from convcraft.training.run_folder import EVALUATION, PREDICTIONS, RunDescriptio
 from convcraft.workflows.before import load_before
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.evaluate import Wanted, figures_of, open_wanted, predict_all
+from convcraft.workflows.evaluate_again import made_again
+from convcraft.workflows.evaluate_more import Made
+from convcraft.workflows.evaluate_robustness import ROBUSTNESS
 from convcraft.workflows.load_model import load_model
 from convcraft.workflows.seal import SEAL, changed_files, code_sha256, read_seal
 from convcraft.workflows.test_reads import TEST_READS, broken_lines
@@ -74,7 +77,13 @@ class Verification:
 
 
 def verify(
-    run: Path, *, data_dir: str | None = None, device: str = "auto", with_data: bool = True, console: Console
+    run: Path,
+    *,
+    data_dir: str | None = None,
+    device: str = "auto",
+    with_data: bool = True,
+    everything: bool = False,
+    console: Console,
 ) -> Verification:
     """Compute a run's published figures again, and hold its files against their seal.
 
@@ -85,6 +94,7 @@ def verify(
     Args:
         with_data: False leaves the predictions as they were saved: quick, and possible where the data are elsewhere.
         data_dir: where the data lie now.
+        everything: views and robustness are predicted and measured again too; slow.
 
     Raises:
         UserError: no run folder, or one that was never evaluated.
@@ -95,7 +105,7 @@ def verify(
         raise UserError(f"{run} has no {EVALUATION}", "a run that `convcraft evaluate` has judged", fix)
     checks = [*_files(run)]
     if all(check.outcome != FAILED for check in checks):
-        checks += _figures(run, data_dir, device, with_data, console)
+        checks += _figures(run, data_dir, device, with_data, everything, console)
     else:
         checks.append(Check("figures", SKIPPED, "not computed again: files were changed"))
     return Verification(run, tuple(checks), time.monotonic() - started)
@@ -131,12 +141,17 @@ def _files(run: Path) -> Iterator[Check]:
 # Figures ------------------------------------------------------------------------------------------------------------
 
 
-def _figures(run: Path, data_dir: str | None, device: str, with_data: bool, console: Console) -> Iterator[Check]:
+def _figures(
+    run: Path, data_dir: str | None, device: str, with_data: bool, everything: bool, console: Console
+) -> Iterator[Check]:
     try:
         description, saved = read_run(run), SavedPredictions.load(run / PREDICTIONS)
         published = read_json(run / EVALUATION)
         before = load_before(description)
         model, weights = load_model(description)
+        made = Made.load(description, published)
+        judged = figures_of(saved, description, before)
+        more = made.judge(judged.predictions)
     except UserError as error:
         yield Check("figures", FAILED, str(error))
         return
@@ -146,12 +161,16 @@ def _figures(run: Path, data_dir: str | None, device: str, with_data: bool, cons
         yield Check("weights", FAILED, f"{weights.file} is not what {EVALUATION} judged", weights.file)
     if hashlib.sha256(saved.to_bytes()).hexdigest() != published["predictions_sha256"]:
         yield Check("predictions", FAILED, f"{PREDICTIONS} is not what {EVALUATION} was computed from", PREDICTIONS)
-    computed = json.loads(json.dumps(figures_of(saved, description, before).to_dict()))
+    computed = json.loads(json.dumps({**judged.to_dict(), **more.to_dict()}))
     differing = [name for name, value in computed.items() if not _same(value, published.get(name))]
     if differing:
         yield Check("figures", FAILED, f"computed otherwise: {', '.join(differing)}", EVALUATION)
     else:
-        yield Check("figures", PASSED, f"{len(computed)} computed again from {len(saved.names):,} saved predictions")
+        number = sum(value is not None for value in computed.values())
+        yield Check("figures", PASSED, f"{number} computed again from {len(saved.names):,} saved predictions")
+    yield from _robustness(run, published)
+    if not (everything and with_data):
+        yield from _not_again(published)
     if not with_data:
         yield Check("predictions", SKIPPED, "taken as they were saved, without the data")
         return
@@ -161,10 +180,39 @@ def _figures(run: Path, data_dir: str | None, device: str, with_data: bool, cons
         with data_progress(console) as progress:
             opened = open_wanted(description, wanted, progress)
             again = predict_all(description, opened.images, model, before, device, progress)
+            yield _compared(saved, again, description)
+            source = wanted.data or description.config.data.source
+            for found in made_again(
+                description,
+                model,
+                made,
+                published,
+                opened.images,
+                source,
+                again,
+                everything=everything,
+                device=device,
+                progress=progress,
+            ):
+                outcome = FAILED if found.problem else PASSED
+                yield Check(found.what, outcome, found.problem or found.detail, found.file if found.problem else "")
     except UserError as error:
         yield _without_data(error)
+
+
+def _robustness(run: Path, published: dict[str, Any]) -> Iterator[Check]:
+    """The file and what is published of it are one and the same."""
+    if published.get("robustness") is None:
         return
-    yield _compared(saved, again, description)
+    if not (run / ROBUSTNESS).exists() or not _same(read_json(run / ROBUSTNESS), published["robustness"]):
+        yield Check("robustness", FAILED, f"{EVALUATION} says other than {ROBUSTNESS}", ROBUSTNESS)
+
+
+def _not_again(published: dict[str, Any]) -> Iterator[Check]:
+    """What stands under the seal, and takes long to make again."""
+    for name in ("robustness", "views"):
+        if published.get(name) is not None:
+            yield Check(name, SKIPPED, "sealed, not measured again (verify --all)")
 
 
 def _without_data(error: UserError) -> Check:
