@@ -1,6 +1,6 @@
 """Claim: a heat map of ours finds what the network uses better than a blob in the centre, on > 65 % of test photos.
 
-    python benchmarks/explain_deletion.py [--methods NAME ...] [--photos N] [--steps 10] [--threads N]
+    python benchmarks/explain_deletion.py [--methods NAME ...] [--photos N] [--steps 10] [--threads N] [--add]
     python benchmarks/explain_deletion.py --split train --photos 40     # where settings are chosen; writes nothing
 
 Ants and bees, MobileNetV2 under a probe (`convcraft finetune --method probe`, seed 0), photos of `val/`, which serves
@@ -19,6 +19,7 @@ evenly spaced; methods that ask the network 25 times per photo and more take `--
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measured_on import DATA, convcraft_json, hardware, versions, write_result
+from measured_on import DATA, RESULTS, convcraft_json, hardware, versions, write_result
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("val", "train"), default="val", help="val is the test set")
     parser.add_argument("--chosen-on-train", choices=list(METHODS), metavar="NAME")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--add", action="store_true", help="keep what the result has of other methods")
     parser.add_argument("--run", type=Path, help="a probe's run folder from before, instead of fine-tuning now")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -72,7 +74,7 @@ def main() -> None:
     print(f"{len(images)} photos are classified correctly", flush=True)
     some = evenly(len(images), asked.photos)
     blob = areas(centre_blob, model, images[some], targets[some], asked.steps)
-    found: dict[str, dict[str, Any]] = {}
+    found = kept_methods(len(images), asked) if asked.add else {}
     for name in asked.methods:
         chosen = some if name not in SLOW else some[evenly(len(some), asked.slow_photos)]
         baseline = {fill: values[np.isin(some, chosen)] for fill, values in blob.items()}
@@ -80,6 +82,14 @@ def main() -> None:
         print(f"{name}: {found[name]}", flush=True)
         if asked.split == "val":
             write(found, blob, asked, len(images))
+
+
+def kept_methods(num_correct: int, asked: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Of the result that is there, if it was measured on the same photos in as many steps."""
+    kept = json.loads((RESULTS / "explain_deletion.json").read_text(encoding="utf-8"))
+    if (kept["correct_photos"], kept["steps"]) != (num_correct, asked.steps):
+        raise SystemExit("the result that is there is of other photos or steps: measure all methods again")
+    return {name: figures for name, figures in kept["methods"].items() if name not in asked.methods}
 
 
 def fine_tuned(run: Path) -> Path:
