@@ -6,7 +6,7 @@ network, its batch-norm statistics, its gradients and all random state stay bit 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from convcraft.config import RunConfig
 from convcraft.data.image_set import ImageSet
 from convcraft.data.sample import Finding, worst_first
+from convcraft.doctor.preflight_clock import TRAINING_PASSES, Affordable, Clock
 from convcraft.doctor.preflight_data import (
     class_findings,
     label_findings,
@@ -25,7 +26,13 @@ from convcraft.doctor.preflight_data import (
 )
 from convcraft.doctor.preflight_finding import has_error, info
 from convcraft.doctor.preflight_forward import batch_findings, row_findings, stop_findings, wasted_window_findings
-from convcraft.doctor.preflight_gradients import finite_findings, gradient_findings, start_value_findings
+from convcraft.doctor.preflight_gradients import (
+    TRIAL_IMAGES,
+    TRIAL_STEPS,
+    finite_findings,
+    gradient_findings,
+    start_value_findings,
+)
 from convcraft.doctor.preflight_inputs import ScaleKnown, image_findings, statistics_findings
 from convcraft.doctor.preflight_loss import (
     LossKind,
@@ -59,6 +66,7 @@ def preflight(
     *,
     card: Card | None = None,
     trained_parts: Sequence[str] | None = None,
+    seconds: float | None = None,
 ) -> tuple[Finding, ...]:
     """Examine a run that is ready to start.
 
@@ -68,10 +76,13 @@ def preflight(
         train, val: as the run uses them; a few train images are looked at.
         card: of the starting weights.
         trained_parts: modules or parameters that alone are meant to learn; None: all that are not frozen.
+        seconds: that it may take, or 5 % of the run where that is longer (`preflight_clock`); a slow network is then
+            tried with fewer images, or less of it is tried, and a finding says so. None: as long as it takes.
 
     Returns:
         Findings of kind "settings" (and "leak"), worst first; one of severity "error" should stop the run.
     """
+    clock = None if seconds is None else Clock(seconds, len(train) * _epochs(config))
     plan = TrainingPlan.of(config, trained_parts)
     kind = loss_kind(task)
     found = [*fits_card(card, train.preprocess, config.model)] if card is not None else []
@@ -83,8 +94,13 @@ def preflight(
     num_val = 0 if val is None else len(val)
     images, targets = _spread_batch(train)
     known = ScaleKnown(card is not None, card is not None and has_scale_of(card, train.preprocess))
-    found += _examine(model, images, targets, kind, len(classes), plan, (len(train), num_val), known)
+    found += _examine(model, images, targets, kind, len(classes), plan, (len(train), num_val), known, clock)
     return worst_first(dict.fromkeys(found))
+
+
+def _epochs(config: RunConfig) -> int:
+    """How often every train image goes through the network, at the least: a probe sends them once."""
+    return config.training.epochs if config.finetune.method == "none" else 1
 
 
 def preflight_module(
@@ -175,6 +191,7 @@ def _examine(
     plan: TrainingPlan,
     counts: tuple[int | None, int | None],
     known: ScaleKnown,
+    clock: Clock | None = None,
 ) -> list[Finding]:
     """Plan, images and network; the network on a bounded batch, and only where its images can be used."""
     if any(map(is_lazy, model.parameters())):
@@ -191,16 +208,46 @@ def _examine(
             count = _num_images(len(images), int(np.prod(images.shape[2:])))
             device = next((parameter.device for parameter in model.parameters()), images.device)
             batch, labels = images[:count].to(device), targets[:count].to(device)
-            found += _try_batch(twin, batch, labels, kind, num_classes)
+            found += _try_in_time(twin, batch, labels, kind, num_classes, clock)
         return found + of_images
 
 
-def _try_batch(
-    twin: nn.Module, images: Tensor, targets: Tensor, kind: LossKind, num_classes: int | None
+def _try_in_time(
+    twin: nn.Module, images: Tensor, targets: Tensor, kind: LossKind, num_classes: int | None, clock: Clock | None
 ) -> list[Finding]:
-    """One batch through a copy of the network: a part of it in evaluation mode, then all of it in training mode."""
+    """All of the batch without a clock; with one, as much of it as fits."""
+    if clock is None:
+        return _try_batch(twin, images, targets, kind, num_classes, Affordable(len(images), evaluates=True))
+    seconds = clock.image_seconds(twin, images)
+    affordable = clock.affordable(len(images), seconds)
+
+    def can_step(num_images: int) -> bool:
+        return clock.left(seconds) >= TRIAL_STEPS * TRAINING_PASSES * num_images * seconds
+
+    found = _try_batch(twin, images, targets, kind, num_classes, affordable, can_step)
+    return [*found, *affordable.findings(len(images), seconds)]
+
+
+def _try_batch(
+    twin: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    kind: LossKind,
+    num_classes: int | None,
+    affordable: Affordable,
+    can_step: Callable[[int], bool] = lambda _: True,
+) -> list[Finding]:
+    """One batch through a copy of the network: a part of it in evaluation mode, then all of it in training mode.
+
+    Args:
+        can_step: whether there is time for trial steps with so many images.
+    """
     evaluated = [*statistics_findings(twin, images[:STATISTICS_IMAGES])]
-    evaluated += batch_findings(twin, images[:FEW]) if len(images) > 1 else ()
+    evaluated += batch_findings(twin, images[:FEW]) if len(images) > 1 and affordable.evaluates else ()
+    if not affordable.num_images:
+        return evaluated
+    spread = np.linspace(0, len(images) - 1, affordable.num_images).astype(np.int64)
+    images, targets = images[spread], targets[spread]
     trace = run_batch(twin, images, targets, kind.function)
     if trace.error is not None:  # evaluation stopped at the same place
         return [*stop_findings(trace), *unreached_head_findings(trace, num_classes)]
@@ -211,4 +258,5 @@ def _try_batch(
     if has_error(found):
         return found
     found += start_loss_findings(trace, kind, targets)
-    return [*found, *gradient_findings(twin, trace, targets, kind.function), *evaluated]
+    takes_steps = can_step(min(TRIAL_IMAGES, len(images)))
+    return [*found, *gradient_findings(twin, trace, targets, kind.function, takes_steps=takes_steps), *evaluated]

@@ -54,7 +54,9 @@ def finite_findings(trace: Trace) -> Iterator[Finding]:
         yield error(message, "Look for a division by 0, a log of 0 or a root of 0 behind that layer.")
 
 
-def gradient_findings(model: nn.Module, trace: Trace, targets: Tensor, loss: LossFunction) -> Iterator[Finding]:
+def gradient_findings(
+    model: nn.Module, trace: Trace, targets: Tensor, loss: LossFunction, *, takes_steps: bool = True
+) -> Iterator[Finding]:
     """Layers that learn nothing: never used, cut off from the loss, or dead.
 
     A gradient of exactly zero may be meant: fresh heads, adapters and residual branches often begin at zero. So trial
@@ -63,6 +65,7 @@ def gradient_findings(model: nn.Module, trace: Trace, targets: Tensor, loss: Los
     Args:
         model: a copy of the network that may be changed.
         trace: of that copy, with its loss.
+        takes_steps: there is time for trial steps.
     """
     if not trace.gradients or trace.loss is None or trace.loss_error is not None:
         return
@@ -72,6 +75,11 @@ def gradient_findings(model: nn.Module, trace: Trace, targets: Tensor, loss: Los
         yield error(message, "Remove detach(), .data, .item(), argmax or no_grad() between network and loss.")
         return
     yield from _without_path(model, trace, [name for name in none if _all_none(trace, name)])
+    zero = _zero_layers(trace.gradients)
+    if zero and not takes_steps:
+        message = f"no gradient reaches {some(sorted(zero))} in the first step, and there was no time for a second one"
+        yield warning(f"{message}, which would tell whether that is meant.", "`convcraft doctor` takes the time.")
+        return
     dead = _dead_layers(model, trace, targets, loss)
     if dead:
         yield _dead_finding(trace, dead)

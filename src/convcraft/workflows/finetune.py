@@ -8,7 +8,6 @@ from rich.console import Console
 
 from convcraft.config import RunConfig
 from convcraft.data.dataset import TrainingData, prepare_training_data
-from convcraft.doctor.preflight import preflight
 from convcraft.errors import UserError
 from convcraft.finetune.planner import Budget
 from convcraft.training.run_folder import CONFIG, DATA, PREPROCESS, SUMMARY, exclusive, read_json
@@ -17,7 +16,16 @@ from convcraft.workflows.console import data_progress
 from convcraft.workflows.finetune_delivery import FinetuneResult, deliver
 from convcraft.workflows.finetune_search import Tuning
 from convcraft.workflows.pretrained_start import settle_start
-from convcraft.workflows.train import announce, describe_run, recorded_start, settle_config, task_of, tell, whole_paths
+from convcraft.workflows.train import (
+    announce,
+    describe_run,
+    preflight_in_time,
+    recorded_start,
+    settle_config,
+    task_of,
+    tell,
+    whole_paths,
+)
 
 LOSSES = ("cross_entropy", "nll")  # both read logits by softmax, as probes do
 
@@ -50,7 +58,7 @@ def finetune(config: RunConfig, run: Path, *, resume: bool = False, console: Con
         announce(data, config, console)
         network = start.network(data.classes, data.preprocess, console)
         task = task_of(config, data.train, len(data.classes))
-        tell(preflight(network.model, task, config, data.train, data.val, data.classes, card=start.card), console)
+        tell(preflight_in_time(network.model, task, config, data, start.card), console)
         describe_run(run, config, data)
         try:
             tuning = Tuning(config, run, data, network, task, budget, console)

@@ -23,6 +23,7 @@ from convcraft.data.image_set import ImageSet
 from convcraft.data.sample import Finding
 from convcraft.data.sources import settled
 from convcraft.doctor.preflight import preflight
+from convcraft.doctor.preflight_clock import AUTOMATIC_SECONDS
 from convcraft.errors import UserError
 from convcraft.evaluation.metrics import Report, classification_report
 from convcraft.evaluation.predictions import Predictions
@@ -220,8 +221,7 @@ def build_trainer(
         raise UserError("early stopping or plateau without a validation part", "validation images to listen to", fix)
     task = task_of(config, data.train, len(data.classes))
     if not resume:
-        found = preflight(model, task, config, data.train, data.val, data.classes, card=card_of(config))
-        tell(found, console)
+        tell(preflight_in_time(model, task, config, data, card_of(config)), console)
     facts = {
         "classes": list(data.classes),
         "data_sha256": data.description["sha256"],
@@ -248,6 +248,13 @@ def task_of(config: RunConfig, images: ImageSet, num_classes: int) -> Classifica
     training = config.training
     weights = balanced_weights(images.targets, num_classes) if training.class_weights == "balanced" else None
     return Classification(num_classes, training.label_smoothing, weights, training.loss)
+
+
+def preflight_in_time(
+    model: nn.Module, task: Classification, config: RunConfig, data: TrainingData, card: Card | None
+) -> tuple[Finding, ...]:
+    """The preflight before every run, which nobody asked for."""
+    return preflight(model, task, config, data.train, data.val, data.classes, card=card, seconds=AUTOMATIC_SECONDS)
 
 
 def tell(findings: Sequence[Finding], console: Console) -> None:
