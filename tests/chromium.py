@@ -5,11 +5,12 @@ https://chromedevtools.github.io/devtools-protocol/
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
 import shutil
-import subprocess
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -45,18 +46,16 @@ class Chromium:
             "about:blank",
         ]
 
-        def third_and_fourth() -> None:
-            spare_in, spare_out = os.dup(theirs_in), os.dup(theirs_out)
-            os.dup2(spare_in, 3)
-            os.dup2(spare_out, 4)
-
-        self._process = subprocess.Popen(
-            command,
-            preexec_fn=third_and_fourth,
-            close_fds=False,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        # Not subprocess: its preexec_fn may hang where torch has threads. High numbers first, so that 3 and 4 are free.
+        far_in, far_out = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (theirs_in, theirs_out))
+        actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+            *((os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in (0, 1, 2)),
+            (os.POSIX_SPAWN_DUP2, far_in, 3),
+            (os.POSIX_SPAWN_DUP2, far_out, 4),
+        ]
+        self._process = os.posix_spawn(executable, command, os.environ, file_actions=actions, setpgroup=0)
+        os.close(far_in)
+        os.close(far_out)
         os.close(theirs_in)
         os.close(theirs_out)
         self._read, self._write = ours_in, ours_out
@@ -83,12 +82,8 @@ class Chromium:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(TIMEOUT_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        os.killpg(self._process, signal.SIGKILL)  # it keeps nothing: the profile goes too
+        os.waitpid(self._process, 0)
         os.close(self._read)
         os.close(self._write)
         self._profile.cleanup()
