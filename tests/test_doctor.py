@@ -22,10 +22,10 @@ from convcraft.data.dataset import prepare_training_data
 from convcraft.data.preprocess import Preprocess
 from convcraft.data.scan import scan_images
 from convcraft.errors import UserError
-from convcraft.models.weights import Card
+from convcraft.models.cards import Card
+from convcraft.models.pretrained import Pretrained
 from convcraft.report.augment_sheet import SheetRow, draw_sheet, refuse_foreign_file, save_sheet
-from convcraft.workflows import preview
-from convcraft.workflows import train as training
+from convcraft.workflows import preview, weights_card
 from convcraft.workflows.choose_config import choose_config
 from convcraft.workflows.console import make_console
 from convcraft.workflows.doctor import doctor
@@ -61,7 +61,9 @@ def test_clean_data_and_settings_give_nothing(folder: Path, capsys: pytest.Captu
     assert code == 0
     assert answer["findings"] == []
     assert answer["preview"] is None
-    assert text == "data: 0 error, 0 warning, 0 info"
+    seen, counts = text.splitlines()
+    assert seen.startswith("The 8 test images were opened to look for damage and for copies")
+    assert counts == "data: 0 error, 0 warning, 0 info"
 
 
 def test_findings_have_the_agreed_shape_and_errors_decide_the_exit_code(
@@ -164,7 +166,8 @@ def test_training_looks_at_no_image_that_the_doctor_has_seen(
 
 def test_the_card_of_the_weights_counts_as_in_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = Card("lenet5", 2, {}, (1, 12, 10), (0.5,), (0.25,), "bilinear", 1.0, None)
-    monkeypatch.setattr(training, "find_card", lambda path, network: card)
+    found = Pretrained(Path("some.safetensors"), "here", card, "lenet5")
+    monkeypatch.setattr(weights_card, "resolve_pretrained", lambda network, weights: found)
     seen: list[Preprocess] = []
     monkeypatch.setattr("convcraft.workflows.doctor.CHECKS", (lambda config, data: seen.append(data.preprocess) or (),))
     config = RunConfig().changed(data={"source": str(folder)}, model={"weights": "some.safetensors"})

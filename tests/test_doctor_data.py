@@ -194,11 +194,33 @@ def test_wrong_label_and_shift_are_found_and_drawn(folder: Path, tmp_path: Path)
     assert shift.severity == "warning"
     assert "brightness" in shift.message
     assert all(file.startswith("test/") for file in shift.files)
-    assert "plain features" in diagnosis.notes[0]
-    assert "labels were put aside unread" in diagnosis.notes[-1]
+    assert "test images were opened" in diagnosis.notes[0]
+    assert "plain features" in diagnosis.notes[1]
+    assert "test images were compared with those of train, without their labels" in diagnosis.notes[-1]
     text = page.read_text(encoding="utf-8")
     assert "train/square/wrong.png" in text
     assert text.count("data:image/png;base64,") >= 9
+
+
+def test_what_was_seen_of_the_test_images_is_said(folder: Path) -> None:
+    """Pixels, for copies; and of labels those of copies alone: no other finding knows them."""
+
+    def look() -> Diagnosis:
+        return doctor(RunConfig().changed(data={"source": str(folder)}), console=QUIET)
+
+    before = look()
+    num_test = len(list((folder / "test").rglob("*.png")))
+    assert f"The {num_test} test images were opened" in before.notes[0]
+    assert "only those of pictures that are there twice" in before.notes[0]
+    discs, squares = folder / "test" / "disc", folder / "test" / "square"
+    discs.rename(folder / "test" / "other")
+    squares.rename(discs)
+    (folder / "test" / "other").rename(squares)
+    assert [each.message for each in look().findings] == [each.message for each in before.findings]
+    copied = next((folder / "train" / "disc").glob("*.png"))
+    (squares / "copy.png").write_bytes(copied.read_bytes())
+    named = [each for each in look().findings if each.kind == "label_error"]
+    assert [set(each.files) for each in named] == [{f"train/disc/{copied.name}", "test/square/copy.png"}]
 
 
 def test_test_labels_change_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

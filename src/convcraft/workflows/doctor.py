@@ -35,7 +35,7 @@ class Diagnosis:
 
     findings: worst first.
     preview, page: the sheet and the page that were drawn, or None.
-    notes: what a full examination looked with and at, in sentences.
+    notes: what was looked with and at, in sentences; what was seen of the test images is one of them.
     """
 
     data: str
@@ -148,12 +148,12 @@ def doctor(
         examined = examined_config(config)
         data = prepare_training_data(examined.data, examined.preprocess, progress)
         found = [finding for check in CHECKS for finding in check(config, data)]
-        notes: tuple[str, ...] = ()
+        notes = _seen_of_test(data)
         if full:
             from convcraft.workflows.doctor_full import examine_fully
 
-            more, notes = examine_fully(config, data, weights, model, progress)
-            found += more
+            more, said = examine_fully(config, data, weights, model, progress)
+            found, notes = found + more, notes + said
     findings = worst_first(dict.fromkeys(found))
     if preview is not None:
         from convcraft.report.augment_sheet import save_sheet
@@ -165,6 +165,17 @@ def doctor(
 
         draw_page(page, examined, data, findings, notes)
     return Diagnosis(data.name, findings, preview, time.monotonic() - started, page, notes)
+
+
+def _seen_of_test(data: TrainingData) -> tuple[str, ...]:
+    """What the checks of files alone see of test images: no figure of any network depends on it."""
+    count = data.description["num_images"]["test"]
+    if not count:
+        return ()
+    return (
+        f"The {count:,} test images were opened to look for damage and for copies across the splits; of their labels, "
+        "only those of pictures that are there twice, pixel for pixel, were compared.",
+    )
 
 
 def _refuse_foreign_files(preview: Path | None, page: Path | None) -> None:

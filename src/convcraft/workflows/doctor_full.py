@@ -84,8 +84,8 @@ def examine_fully(
         alone = np.arange(len(test)) + 1 + max(data.groups.max(initial=0), data.val_groups.max(initial=0))
         others.append(_Part("test", test, eye.features(test, progress), alone))
         notes.append(
-            f"The {len(test):,} test images were opened once, for their light, colour, size and features; "
-            "their labels were put aside unread."
+            f"Light, colour, size and features of the {len(test):,} test images were compared with those of train, "
+            "without their labels."
         )
     found += _shifts(train, others, data, eye)
     for part in others:
