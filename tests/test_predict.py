@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from convcraft.errors import UserError
-from convcraft.workflows.predict import _open_all
+from convcraft.workflows.given_pictures import open_pictures
 
 
 def test_names_that_are_no_utf_8_are_read_and_can_be_printed(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_names_that_are_no_utf_8_are_read_and_can_be_printed(tmp_path: Path) -> 
         pytest.skip("this file system takes UTF-8 names alone")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(os.fsdecode(odd), "PNG")
     for given in (str(tmp_path), os.fsdecode(odd)):
-        [(name, path)] = _open_all([given])
+        [(name, path)] = open_pictures([given])
         assert name == f"{tmp_path}/gr\ufffd\ufffde.png"
         assert isinstance(path, Path)
         assert path.read_bytes().startswith(b"\x89PNG")
@@ -31,6 +31,6 @@ def test_names_that_are_no_utf_8_are_read_and_can_be_printed(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["absent.png", "x" * 5000, "zero\0byte.png", "gr\udcfc.png"])
 def test_what_is_not_there_is_said_in_printable_words(name: str) -> None:
     with pytest.raises(UserError) as caught:
-        _open_all([name])
+        open_pictures([name])
     assert "no file" in str(caught.value)
     str(caught.value).encode("utf-8")

@@ -38,10 +38,10 @@ from convcraft.workflows.explain_request import (
     chosen_methods,
     class_index,
     layer_name,
-    open_pictures,
+    pictures_to_explain,
 )
+from convcraft.workflows.given_pictures import read_pictures
 from convcraft.workflows.load_model import load_model
-from convcraft.workflows.predict import _read
 
 PAGE = "explanation.html"
 DEFAULT_METHOD = "grad-cam"
@@ -135,7 +135,7 @@ def explain(
     target = None if class_name is None else class_index(class_name, description.classes)
     page = checked_out(run / PAGE if out is None else out)
     draws_page = page.suffix.lower() != ".png"
-    found = open_pictures(images)
+    found = pictures_to_explain(images)
     model, weights = load_model(description)
     layer = layer_name(model, layer)
     place = accelerator_of(device)
@@ -211,7 +211,7 @@ def heat_maps_for(
 def _answered(
     run: RunDescription, model: nn.Module, place: str, found: list[tuple[str, Path | bytes]], target: int | None
 ) -> Pictures:
-    pixels, problems = _read(found, run.preprocess)
+    pixels, problems = read_pictures(found, run.preprocess)
     for (name, _), problem in zip(found, problems, strict=True):
         if problem is not None:
             fix = "Open it in a picture viewer to see what it is, or leave it out."

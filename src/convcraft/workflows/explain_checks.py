@@ -102,7 +102,7 @@ class RememberedChecks:
             write_json(self._path, {"version": __version__, "checks": entries})
 
     def _key(self, method: str, layer: str | None, seed: int) -> str:
-        return f"{self._weights} {method} {layer or 'pixels'} seed {seed}"
+        return f"{self._weights} {method} {layer or 'pixels'} seed {seed} steps {STEPS}"
 
     def _entries(self) -> Mapping[str, Any]:
         try:

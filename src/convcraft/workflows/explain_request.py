@@ -14,7 +14,7 @@ from convcraft.explain.catalogue import METHODS
 from convcraft.explain.heat_maps import refuse_layer
 from convcraft.models.layer_head import LayerHead
 from convcraft.report import explanation_page, explanation_sheet
-from convcraft.workflows.predict import STDIN, _open_all
+from convcraft.workflows.given_pictures import STDIN, open_pictures
 
 ALL = "all"
 MOST_IMAGES = 100  # on one page
@@ -62,7 +62,7 @@ def checked_out(path: Path) -> Path:
     return path
 
 
-def open_pictures(images: Sequence[str]) -> list[tuple[str, Path | bytes]]:
+def pictures_to_explain(images: Sequence[str]) -> list[tuple[str, Path | bytes]]:
     """Names and what to decode."""
     for name in images:
         if name != STDIN and not os.path.lexists(name):
@@ -72,7 +72,7 @@ def open_pictures(images: Sequence[str]) -> list[tuple[str, Path | bytes]]:
             if near:
                 fix = f"Did you mean {' or '.join(near)}?"
                 raise UserError(f"no file {name!a}", "a picture, a folder of pictures or -", fix)
-    found = _open_all(images)
+    found = open_pictures(images)
     if len(found) > MOST_IMAGES:
         fix = "Name fewer; a page of so many would be too large to read."
         raise UserError(f"{len(found):,} pictures", f"at most {MOST_IMAGES}", fix)

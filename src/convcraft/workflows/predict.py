@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from convcraft.data.folder import is_image_name
-from convcraft.data.images import BadImage
-from convcraft.data.natural_sort import natural_key
-from convcraft.data.preprocess import Preprocess
 from convcraft.errors import UserError
 from convcraft.evaluation.probabilities import probabilities_of
 from convcraft.evaluation.reject import Reason
 from convcraft.training.devices import accelerator_of
 from convcraft.training.run_folder import RunDescription, read_run
+from convcraft.workflows.given_pictures import open_pictures, read_pictures
 from convcraft.workflows.load_model import load_model
 from convcraft.workflows.strangeness import Outputs, as_features, maybe_inputs
 from convcraft.workflows.trust import Judged, Trust, load_trust
@@ -32,7 +27,6 @@ UNCALIBRATED = (
     "Probabilities are not calibrated: the run has no trust.json, because no labelled images were left to check them "
     "on or because an older convcraft made it. How often such an answer is right may be quite another share."
 )
-STDIN = "-"
 
 
 @dataclass(frozen=True)
@@ -98,7 +92,7 @@ def predict(run: Path, images: Sequence[str], *, device: str = "auto") -> list[I
             weights.
     """
     description = read_run(run)
-    named = _open_all(images)
+    named = open_pictures(images)
     model, weights = load_model(description)
     trust = load_trust(run, weights.sha256, description.preprocess.hash())
     place = accelerator_of(device)
@@ -106,7 +100,7 @@ def predict(run: Path, images: Sequence[str], *, device: str = "auto") -> list[I
     answers: list[ImagePrediction] = []
     for start in range(0, len(named), BATCH_SIZE):
         part = named[start : start + BATCH_SIZE]
-        pixels, problems = _read(part, description.preprocess)
+        pixels, problems = read_pictures(part, description.preprocess)
         readable: Iterator[ImagePrediction] = iter(())
         if len(pixels):
             with torch.inference_mode(), maybe_inputs(model, trust is not None and trust.needs_features) as kept:
@@ -141,55 +135,6 @@ def _answers(names: Sequence[str], outputs: Outputs, trust: Trust | None, run: R
             )
         )
     return answers
-
-
-def _open_all(images: Sequence[str]) -> list[tuple[str, Path | bytes]]:
-    """Names with what to decode; folders become their images in natural order."""
-    found: list[tuple[str, Path | bytes]] = []
-    for name in images:
-        path = Path(name)
-        if name == STDIN:
-            found.append(("standard input", sys.stdin.buffer.read()))
-        elif os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises where a name is too long)
-            inside = [file for file in path.rglob("*") if _is_picture(file, path)]
-            if not inside:
-                raise UserError(
-                    f"folder {_shown(name)} holds no images", "a folder with pictures in it", "Check the path."
-                )
-            inside.sort(key=lambda file: natural_key(file.as_posix()))
-            found += [(_shown(str(file)), file) for file in inside]
-        elif os.path.exists(path):  # noqa: PTH110  (Path.exists raises where a name is too long)
-            found.append((_shown(name), path))
-        else:
-            raise UserError(f"no file {_shown(name)}", "a picture, a folder of pictures or -", "Check the path.")
-    return found
-
-
-def _shown(name: str) -> str:
-    """A file's name as it can be printed and saved: bytes that are no UTF-8 become the sign for what is unknown."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def _is_picture(file: Path, top: Path) -> bool:
-    """Whether a file below a folder is meant: an image by its ending, and nothing hidden (.thumbnails, ._1.png)."""
-    hidden = any(part.startswith(".") for part in file.relative_to(top).parts)
-    return not hidden and is_image_name(file.name) and file.is_file()
-
-
-def _read(
-    named: Sequence[tuple[str, Path | bytes]], preprocess: Preprocess
-) -> tuple[NDArray[np.uint8], list[str | None]]:
-    """The contract's pixels uint8 [B, H, W, C] of the readable ones, and each one's problem or None."""
-    pixels: list[NDArray[np.uint8]] = []
-    problems: list[str | None] = []
-    for _, image in named:
-        try:
-            pixels.append(preprocess.pixels(image))
-            problems.append(None)
-        except BadImage as error:
-            problems.append(str(error))
-    shape = (0, preprocess.height, preprocess.width, preprocess.channels)
-    return (np.stack(pixels) if pixels else np.zeros(shape, np.uint8)), problems
 
 
 def _rank(
