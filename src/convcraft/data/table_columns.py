@@ -39,6 +39,9 @@ def table_columns(source: str, names: Sequence[str], samples: Sequence[Sample]) 
             places[f"{path.name}#{row}"] = len(places)
         for name in names:
             found[name] += columns[name]
+    unknown = next((sample.source for sample in samples if sample.source not in places), None)
+    if unknown is not None:  # a data set that `datasets` saved beside tables, which is read instead of them
+        raise _no_table(source, names)
     chosen = [places[sample.source] for sample in samples]
     return {name: _as_numbers([values[place] for place in chosen]) for name, values in found.items()}
 
@@ -50,7 +53,11 @@ def _tables(source: str, names: Sequence[str]) -> list[Path]:
             return [path]
         if path.is_dir() and (tables := find_tables(path)):
             return [table for part in tables.values() for table in part]
-    raise UserError(
+    raise _no_table(source, names)
+
+
+def _no_table(source: str, names: Sequence[str]) -> UserError:
+    return UserError(
         f"column {names[0]!r} of {source}, which is no table",
         "a CSV, TSV or Parquet table, or a folder of them, with that column",
         "Slice by what the images show (--slices) or by classes (--class-group), or write the labels as a table.",

@@ -38,7 +38,13 @@ from convcraft.workflows.before import Before, load_before
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.draw_run import Shown, draw_run
 from convcraft.workflows.evaluate_held_out import held_out_images
-from convcraft.workflows.evaluate_members import in_preprocessing_of, make_members, open_members
+from convcraft.workflows.evaluate_members import (
+    MembersMade,
+    in_preprocessing_of,
+    labels_of,
+    open_members,
+    validation_said,
+)
 from convcraft.workflows.evaluate_more import Made, More
 from convcraft.workflows.evaluate_options import Asked
 from convcraft.workflows.evaluate_robustness import ROBUSTNESS, Robustness, kept_robustness, measure_robustness
@@ -134,6 +140,8 @@ def evaluate(
     with data_progress(console) as progress:
         trust = find_trust(description, model, weights, progress)
         held_out = held_out_images(description, progress) if asked.needs_held_out else None
+        if members:
+            validation = validation_said(description, model, members, held_out, device, progress)
         opened = open_wanted(description, wanted, progress)
         theirs = [open_wanted(in_preprocessing_of(member, description), wanted, progress) for member in members]
         columns = None
@@ -150,10 +158,11 @@ def evaluate(
         if asked.views:
             views = make_views(description, model, opened.images, held_out, device, progress)
             made = replace(made, views=views)
-        if members:
-            images = [each.images for each in theirs]
-            said = make_members(description, model, members, images, held_out, device, progress)
-            made = replace(made, members=said)
+        if members and held_out is not None:
+            pairs = zip(members, theirs, strict=True)
+            test = np.stack([member.probabilities(each.images, device, progress) for member, each in pairs])
+            labels = labels_of(description, members)
+            made = replace(made, members=MembersMade(labels, test, validation, held_out.targets))
         belongs_to = {"weights": weights.sha256, "preprocess": description.preprocess.hash(), "images": opened.key}
         if asked.robustness_images is None:
             robustness = kept_robustness(run, belongs_to)

@@ -12,14 +12,15 @@ from torch import nn
 
 from convcraft.data.image_set import ImageSet
 from convcraft.data.sample import Progress
+from convcraft.errors import UserError
 from convcraft.evaluation.saved_predictions import SavedPredictions
 from convcraft.training.run_folder import RunDescription
 from convcraft.workflows.evaluate_held_out import held_out_images
 from convcraft.workflows.evaluate_more import MORE_PREDICTIONS, Made
 from convcraft.workflows.evaluate_options import Asked
 from convcraft.workflows.evaluate_robustness import ROBUSTNESS, Robustness, measure_robustness
-from convcraft.workflows.evaluate_slices import SLICES, slice_columns_of
-from convcraft.workflows.evaluate_views import make_views
+from convcraft.workflows.evaluate_slices import SLICES, SliceColumns, slice_columns_of
+from convcraft.workflows.evaluate_views import ViewsMade, make_views
 from convcraft.workflows.strangeness import Outputs, outputs_of
 
 TOLERANCE = 1e-4  # of probabilities: other hardware or another number of threads sums in another order
@@ -29,12 +30,16 @@ COUNT_TOLERANCE = 0.02  # of accuracies under attack: a rounding early on may le
 
 @dataclass(frozen=True)
 class Compared:
-    """What was made again. problem: how it differs, "" where it does not. file: where what was kept stands."""
+    """What was made again. problem: how it differs, "" where it does not. file: where what was kept stands.
+
+    missing: what kept it from being made again, "" where nothing did.
+    """
 
     what: str
     file: str
     detail: str
     problem: str = ""
+    missing: str = ""
 
 
 def made_again(
@@ -57,9 +62,7 @@ def made_again(
     """
     asked = Asked.from_dict(published["asked"]) if published.get("asked") else Asked()
     if kept.slices is not None:
-        names = kept.slices.differing(slice_columns_of(asked, images, source, progress))
-        detail = f"{len(images):,} images are sliced by what they and their table hold"
-        yield Compared("slices", SLICES, detail, f"other values of {', '.join(names)}" if names else "")
+        yield _slices(asked, kept.slices, images, source, progress)
     if kept.trust is not None and kept.unknown_scores is not None:
         features = kept.trust.needs_features
         outputs = outputs_of(model, images, features=True, device=device) if features else Outputs(saved.logits)
@@ -70,12 +73,7 @@ def made_again(
     if not everything:
         return
     if kept.views is not None:
-        views = make_views(run, model, images, held_out_images(run, progress), device, progress)
-        off = _largest(views.probabilities, kept.views.probabilities)
-        problem = f"other probabilities, by up to {off:.2g}" if off > TOLERANCE else ""
-        if views.names != kept.views.names:
-            problem = f"other views: {', '.join(views.names) or 'none'}"
-        yield Compared("views", MORE_PREDICTIONS, "predicted and chosen again", problem)
+        yield _views(run, model, kept.views, images, device, progress)
     if published.get("robustness") is not None:
         was = Robustness.load(run.folder)
         number = was.corruptions.num_images
@@ -83,6 +81,34 @@ def made_again(
         off = max(map(abs, _differences(now, was)))
         problem = f"other accuracies, by up to {off:.1%}" if off > COUNT_TOLERANCE else ""
         yield Compared("robustness", ROBUSTNESS, f"measured again, accuracies within {off:.1%}", problem)
+
+
+def _slices(asked: Asked, kept: SliceColumns, images: ImageSet, source: str, progress: Progress | None) -> Compared:
+    try:
+        names = kept.differing(slice_columns_of(asked, images, source, progress))
+    except UserError as error:  # a table may have lost a column since: its images and labels are what was hashed
+        return Compared("slices", SLICES, "", missing=error.received)
+    detail = f"{len(images):,} images are sliced by what they and their table hold"
+    return Compared("slices", SLICES, detail, f"other values of {', '.join(names)}" if names else "")
+
+
+def _views(
+    run: RunDescription,
+    model: nn.Module,
+    kept: ViewsMade,
+    images: ImageSet,
+    device: str,
+    progress: Progress | None,
+) -> Compared:
+    held_out = held_out_images(run, progress)
+    if held_out is None and kept.tried:
+        return Compared("views", MORE_PREDICTIONS, "", missing="the validation images that chose them are not here")
+    views = make_views(run, model, images, held_out, device, progress)
+    off = _largest(views.probabilities, kept.probabilities)
+    problem = f"other probabilities, by up to {off:.2g}" if off > TOLERANCE else ""
+    if views.names != kept.names:
+        problem = f"other views: {', '.join(views.names) or 'none'}"
+    return Compared("views", MORE_PREDICTIONS, "chosen and predicted again", problem)
 
 
 def _largest(one: NDArray[Any], other: NDArray[Any], relative: bool = False) -> float:

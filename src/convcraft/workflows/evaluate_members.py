@@ -116,19 +116,17 @@ def open_members(run: RunDescription, others: Sequence[Path], own_test: bool) ->
     return tuple(members)
 
 
-def make_members(
+def validation_said(
     run: RunDescription,
     model: nn.Module,
     members: Sequence[Member],
-    test: Sequence[ImageSet],
     held_out: ImageSet | None,
     device: str = "cpu",
     progress: Progress | None = None,
-) -> MembersMade:
-    """What every member says of the test and validation images.
+) -> NDArray[np.float32]:
+    """What the run and every member say of the validation images, float32 [M + 1, V, K].
 
     Args:
-        test: the judged images under each member's preprocessing.
         held_out: the run's validation images; its members must have held out the same.
 
     Raises:
@@ -138,27 +136,27 @@ def make_members(
         received = f"{run.folder} has no validation images (it learned from them, or the data are gone)"
         fix = "The best member is chosen by them: train with data.val_fraction above 0, and leave the data in place."
         raise UserError(received, "validation images of every member", fix)
-    validation = [_probabilities(model, run, held_out, device, progress)]
+    said = [_probabilities(model, run, held_out, device, progress)]
     for member in members:
         images = held_out_images(member.run, progress)
         if images is None or images.names != held_out.names:
             received = f"{member.run.folder} has {'no' if images is None else 'other'} validation images"
             fix = "Train the members with the same data settings, so that they split the data alike."
             raise UserError(received, f"those of {run.folder}", fix)
-        validation.append(member.probabilities(images, device, progress))
-    said = [member.probabilities(images, device, progress) for member, images in zip(members, test, strict=True)]
-    labels = _labels([run.folder, *(member.run.folder for member in members)])
-    return MembersMade(labels, np.stack(said), np.stack(validation), held_out.targets)
+        said.append(member.probabilities(images, device, progress))
+    return np.stack(said)
+
+
+def labels_of(run: RunDescription, members: Sequence[Member]) -> tuple[str, ...]:
+    """What the run and its members are called: the names of their folders, with their paths where these are alike."""
+    folders = [run.folder, *(member.run.folder for member in members)]
+    names = [folder.name for folder in folders]
+    return tuple(names) if len(set(names)) == len(names) else tuple(map(str, folders))
 
 
 def in_preprocessing_of(member: Member, run: RunDescription) -> RunDescription:
     """The judged run's data and classes, with the member's pixels and the record of what the member has seen."""
     return replace(run, preprocess=member.run.preprocess, folder=member.run.folder)
-
-
-def _labels(folders: Sequence[Path]) -> tuple[str, ...]:
-    names = [folder.name for folder in folders]
-    return tuple(names) if len(set(names)) == len(names) else tuple(map(str, folders))
 
 
 def _probabilities(

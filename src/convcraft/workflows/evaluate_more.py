@@ -66,6 +66,7 @@ class Made:
             arrays["unknown_scores"] = self.unknown_scores
         if self.views is not None:
             arrays["views"] = self.views.probabilities
+            arrays["views_tried"] = np.array(self.views.tried)
             arrays["views_names"] = np.array(self.views.names, np.str_)
             arrays["views_notes"] = np.array(self.views.notes, np.str_)
         if self.members is not None:
@@ -151,7 +152,7 @@ class More:
 
 def _views(arrays: Mapping[str, NDArray[Any]]) -> ViewsMade:
     names, notes = (tuple(arrays[name].tolist()) for name in ("views_names", "views_notes"))
-    return ViewsMade(names, notes, arrays["views"])
+    return ViewsMade(names, notes, arrays["views"], bool(arrays["views_tried"]))
 
 
 def _members(arrays: Mapping[str, NDArray[Any]]) -> MembersMade:

@@ -123,14 +123,11 @@ def measure_robustness(
 
 
 def kept_robustness(run: Path, belongs_to: Mapping[str, str]) -> Robustness | None:
-    """What was measured before, where it is of these weights and images; what is of others is removed."""
+    """What was measured before, where it is of these weights, pixels and images."""
     if not (run / ROBUSTNESS).exists():
         return None
     kept = Robustness.load(run)
-    if kept.belongs_to == belongs_to:
-        return kept
-    (run / ROBUSTNESS).unlink()
-    return None
+    return kept if kept.belongs_to == belongs_to else None
 
 
 # From plain values ----------------------------------------------------------------------------------------------------

@@ -33,12 +33,13 @@ class ViewsMade:
     """What the mean over views says of the test images.
 
     names: of the views beside the plain image; none where none was good enough. notes: why each was taken or left.
-    probabilities: float32 [N, K].
+    probabilities: float32 [N, K]. tried: some view was tried on validation images.
     """
 
     names: tuple[str, ...]
     notes: tuple[str, ...]
     probabilities: NDArray[np.float32]
+    tried: bool
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def make_views(
         if progress is not None:
             progress(start + len(ids), len(images), "views")
     model.cpu()
-    return ViewsMade(tuple(view.name for view in views), notes, np.concatenate(parts))
+    names = tuple(view.name for view in views)
+    return ViewsMade(names, notes, np.concatenate(parts), tried=held_out is not None)
 
 
 def choose_views(

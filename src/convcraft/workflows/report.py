@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -9,10 +10,11 @@ from rich.console import Console
 from convcraft.data.dataset import Recorded, prepare_training_data
 from convcraft.finetune.proof_files import read_proof
 from convcraft.finetune.record import TuningRecord
-from convcraft.training.run_folder import EVALUATION, read_run, read_summary
+from convcraft.training.run_folder import EVALUATION, read_json, read_run, read_summary
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.draw_run import Shown, draw_run
-from convcraft.workflows.evaluate import evaluate, predict_images
+from convcraft.workflows.evaluate import EvaluateResult, Wanted, evaluate, predict_images
+from convcraft.workflows.evaluate_options import Asked
 from convcraft.workflows.load_model import load_model
 
 
@@ -25,7 +27,7 @@ def redraw(run: Path, *, console: Console) -> Path:
         UserError: no finished run there, or its data are gone.
     """
     if (run / EVALUATION).exists():
-        return evaluate(run, console=console).report_file
+        return _evaluated_again(run, console).report_file
     description, summary = read_run(run), read_summary(run)
     model, _ = load_model(description)
     if _learned_from_validation(run):
@@ -39,6 +41,15 @@ def redraw(run: Path, *, console: Console) -> Path:
         return draw_run(description, model, summary, None)
     predictions, report = predict_images(model, data.val, data.classes)
     return draw_run(description, model, summary, Shown("validation", data.val, predictions, report))
+
+
+def _evaluated_again(run: Path, console: Console) -> EvaluateResult:
+    """On the images that were judged last, with the slices, views and members of then; robustness is kept as it is."""
+    published = read_json(run / EVALUATION)
+    on = Wanted(**published.get("opened", {}))
+    asked = Asked.from_dict(published["asked"]) if "asked" in published else Asked()
+    asked = replace(asked, robustness_images=None)
+    return evaluate(run, on.data, test_split=on.test_split, data_dir=on.data_dir, asked=asked, console=console)
 
 
 def _learned_from_validation(run: Path) -> bool:

@@ -22,7 +22,7 @@ from convcraft.training.run_folder import EVALUATION, PREDICTIONS, RunDescriptio
 from convcraft.workflows.before import load_before
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.evaluate import Wanted, figures_of, open_wanted, predict_all
-from convcraft.workflows.evaluate_again import made_again
+from convcraft.workflows.evaluate_again import Compared, made_again
 from convcraft.workflows.evaluate_more import Made
 from convcraft.workflows.evaluate_robustness import ROBUSTNESS
 from convcraft.workflows.load_model import load_model
@@ -194,10 +194,17 @@ def _figures(
                 device=device,
                 progress=progress,
             ):
-                outcome = FAILED if found.problem else PASSED
-                yield Check(found.what, outcome, found.problem or found.detail, found.file if found.problem else "")
+                yield _again(found)
     except UserError as error:
         yield _without_data(error)
+
+
+def _again(found: Compared) -> Check:
+    if found.problem:
+        return Check(found.what, FAILED, found.problem, found.file)
+    if found.missing:
+        return Check(found.what, SKIPPED, f"taken as it was saved: {found.missing}")
+    return Check(found.what, PASSED, found.detail)
 
 
 def _robustness(run: Path, published: dict[str, Any]) -> Iterator[Check]:
