@@ -236,7 +236,7 @@ def test_the_second_call_remembers_what_the_checks_found(
     first = explain(copied, digits, **settings)
     entries = json.loads((copied / CHECKS).read_text())["checks"]
     [key] = entries
-    assert key.split() == [read_weights_sha256(copied), "grad-cam", "s4", "seed", "0"]
+    assert key.split() == [read_weights_sha256(copied), "grad-cam", "s4", "seed", "0", "steps", "10"]
     with monkeypatch.context() as patch:
         patch.setattr(workflow, "run_check", refuse)
         patch.setattr(workflow, "open_run_data", refuse)
