@@ -120,12 +120,18 @@ def network_and_images(name: str, dtype: torch.dtype) -> tuple[nn.Module, Tensor
 
 
 def classes_with_support(model: nn.Module, images: Tensor) -> Tensor:
-    """For each image another class whose Grad-CAM is not empty: with random weights about half of them are."""
+    """For each image another class whose maps are not empty: with random weights many are."""
     found: list[int] = []
     for image in images:
         candidates = (target for target in range(10) if target not in found)
-        found.append(next(each for each in candidates if grad_cam(model, image[None], torch.tensor([each])).any()))
+        found.append(next(each for each in candidates if has_support(model, image[None], torch.tensor([each]))))
     return torch.tensor(found)
+
+
+def has_support(model: nn.Module, image: Tensor, target: Tensor) -> bool:
+    """Of the methods that cut off what speaks against a class, those that are compared on every network."""
+    covered = occlusion(model, image, target, patch_pixels=PATCH, stride_pixels=STRIDE)
+    return bool(covered.any() and grad_cam(model, image, target).any() and layer_cam(model, image, target).any())
 
 
 def compare(name: str, dtype: torch.dtype, targets: Tensor) -> dict[str, float]:
