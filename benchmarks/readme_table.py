@@ -447,6 +447,92 @@ def scratch_train_speed_rows(result: Result) -> Iterator[Row]:
     )
 
 
+def trust_rows(result: Result) -> Iterator[Row]:
+    """Of the recipe's own run, or of a published network."""
+    if "calibration" not in result:
+        return
+    before, after = (
+        _spread(result["calibration"][when]["expected_calibration_error"], PERCENT) for when in ("before", "after")
+    )
+    lac, chosen = result["conformal"]["lac"], result["unknown"]["chosen_score"]
+    lowest = min(entry["auroc"] for entry in result["unknown"]["auroc"][chosen].values())
+    weights = result.get("network", {}).get("weights")
+    of = Text(f"`{weights}`", f"`{weights}`") if weights else Text("recipe `cifar10-cpu`", "配方 `cifar10-cpu`")
+    claim = Text(
+        f"CIFAR-10 (JPEG files), {of.en}: calibration error; sets at 90 %; MNIST and noise as unknown images",
+        f"CIFAR-10（JPEG 文件），{of.zh}：校准误差；90 % 预测集；以 MNIST 与噪声为未知图像",
+    )
+    figure = Text(
+        f"ECE {before.en}, then {after.en}; coverage {100 * lac['coverage']:.1f} % with {lac['mean_size']:.2f} classes "
+        f"on average; AUROC at least {lowest:.3f}",
+        f"ECE 从 {before.zh} 降到 {after.zh}；覆盖率 {100 * lac['coverage']:.1f} %，平均 {lac['mean_size']:.2f} 类；"
+        f"AUROC 至少 {lowest:.3f}",
+    )
+    yield _row({**result, "met": all(result["met"].values())}, claim, figure)
+
+
+def verify_rows(result: Result) -> Iterator[Row]:
+    if "num_changes" not in result:
+        return
+    share = result["bars"]["changes found and named, of all"]["found"]
+    found = round(share * result["num_changes"])
+    claim = Text(
+        "`verify`: changes to an evaluated run, forgeries sealed anew among them, found and the file named",
+        "`verify`：对已评估运行的改动（包括重新封印的伪造）被发现并指出文件",
+    )
+    yield _row(result, claim, Text(f"{found} of {result['num_changes']}", f"{result['num_changes']} 处中 {found} 处"))
+
+
+def metrics_rows(result: Result) -> Iterator[Row]:
+    differences = result.get("differences", {}).get("scikit-learn")
+    if differences is None:
+        return
+    largest = max(differences.values())
+    claim = Text(
+        "Figures of an evaluation against scikit-learn, degenerate inputs included: largest difference",
+        "评估指标与 scikit-learn 相比（含退化输入）：最大差异",
+    )
+    yield _row(result, claim, Text(f"{largest:.1e}", f"{largest:.1e}"))
+
+
+def explain_rows(result: Result) -> Iterator[Row]:
+    if "largest_difference" not in result:
+        return
+    networks, figure = len(result["networks"]), f"{result['largest_difference']:.1e}"
+    claim = Text(
+        f"Heat maps against captum and pytorch-grad-cam, {networks} networks: largest difference of maps in 0..1",
+        f"热力图与 captum 和 pytorch-grad-cam 相比，{networks} 个网络：0..1 的图的最大差异",
+    )
+    yield _row(result, claim, Text(figure, figure))
+
+
+def report_size_rows(result: Result) -> Iterator[Row]:
+    page = result.get("pages", {}).get("1,000 classes")
+    if page is None:
+        return
+    size, seconds = f"{page['megabytes']:.1f} MB", page["load_seconds"]["mean"]
+    claim = Text(
+        "Report of 1,000 classes with 10 images each, in Chromium", "1,000 类、每类 10 张图像的报告，在 Chromium 中"
+    )
+    yield _row(result, claim, Text(f"{size}, open in {seconds:.1f} s", f"{size}，{seconds:.1f} 秒打开"))
+
+
+def deletion_rows(result: Result) -> Iterator[Row]:
+    if "best" not in result:
+        return
+    method, share = result["best"]["method"], result["best"]["share"]
+    low, high = result["methods"][method]["blur"]["interval"]
+    claim = Text(
+        "Heat maps of ants/bees: photos on which the best method beats a centre blob in the deletion test",
+        "蚂蚁/蜜蜂热力图：删除测试中最佳方法优于中心光斑的照片",
+    )
+    figure = Text(
+        f"{method}: {100 * share:.1f} % (95 %: {100 * low:.0f} to {100 * high:.0f})",
+        f"{method}：{100 * share:.1f} %（95 %：{100 * low:.0f} 至 {100 * high:.0f}）",
+    )
+    yield _row({**result, "met": result["best"]["met"]}, claim, figure)
+
+
 MAKERS: dict[str, Callable[[Result], Iterator[Row]]] = {
     "mnist": mnist_rows,
     "digits": digits_rows,
@@ -463,6 +549,13 @@ MAKERS: dict[str, Callable[[Result], Iterator[Row]]] = {
     "few_labels": few_labels_rows,
     "pretrain": pretrain_rows,
     "doctor": doctor_rows,
+    "metrics_parity": metrics_rows,
+    "trust": trust_rows,
+    "trust_weights": trust_rows,
+    "verify_tamper": verify_rows,
+    "report_size": report_size_rows,
+    "explain_parity": explain_rows,
+    "explain_deletion": deletion_rows,
     "kill_resume": kill_rows,
     "bad_images": bad_image_rows,
     "near_copies": near_copy_rows,

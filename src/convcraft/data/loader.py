@@ -22,6 +22,7 @@ from convcraft.data.augment import Augmenter
 from convcraft.data.cached_maps import CachedMaps
 from convcraft.data.draws import epoch_order
 from convcraft.data.image_set import ImageSet
+from convcraft.data.preprocess import Preprocess
 from convcraft.errors import UserError
 
 EVAL_PIXELS = 32 * 224 * 224  # of a batch that is only judged
@@ -75,6 +76,11 @@ def train_batches(
     return _batches(_TrainPasses(images, augmenter, passes, epoch), num_workers if images.pixels is None else 0)
 
 
+def batch_size_for(preprocess: Preprocess, at_most: int = 256) -> int:
+    """How many images are judged at a time."""
+    return max(1, min(at_most, EVAL_PIXELS // (preprocess.height * preprocess.width)))
+
+
 def eval_batches(images: ImageSet | CachedMaps, batch_size: int, num_workers: int = 0) -> Iterator[Batch]:
     """All images in order, exactly as the preprocessing contract gives them.
 
@@ -82,8 +88,7 @@ def eval_batches(images: ImageSet | CachedMaps, batch_size: int, num_workers: in
         batch_size: at most; of large images fewer, since maps of many take gigabytes and are computed no faster.
     """
     if isinstance(images, ImageSet):
-        preprocess = images.preprocess
-        batch_size = max(1, min(batch_size, EVAL_PIXELS // (preprocess.height * preprocess.width)))
+        batch_size = batch_size_for(images.preprocess, batch_size)
     passes = [np.arange(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
     if isinstance(images, CachedMaps):
         return _cached_batches(images, passes, [None] * len(passes))

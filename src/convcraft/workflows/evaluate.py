@@ -152,9 +152,9 @@ def evaluate(
             record_test_read(member.run.folder, opened.key, member.weights.sha256)
         with maybe_inputs(model, trust is not None and trust.needs_features) as inputs:
             saved = predict_all(description, opened.images, model, before, device, progress)
-        made = Made(slices=columns, gate=asked.gate, trust=trust)
-        if trust is not None:
-            made = replace(made, unknown_scores=trust.unknown_scores(Outputs(saved.logits, as_features(inputs))))
+        outputs = Outputs(saved.logits, as_features(inputs))
+        scores = None if trust is None else trust.unknown_scores(outputs)
+        made = Made(slices=columns, gate=asked.gate, trust=trust, unknown_scores=scores)
         if asked.views:
             views = make_views(description, model, opened.images, held_out, device, progress)
             made = replace(made, views=views)
@@ -213,6 +213,7 @@ def evaluate(
         attacks=None if robustness is None else robustness.attacks,
         curves=() if robustness is None else (*robustness.curves, robustness.flip),
         trust=more.trust,
+        features=outputs.features,
     )
     report_file = draw_run(description, model, summary, shown)
     seal(run)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from convcraft.data.image_set import ImageSet
+from convcraft.data.loader import batch_size_for
 from convcraft.data.sample import Progress
 from convcraft.errors import UserError
 from convcraft.evaluation.attack_curves import AttackReport, attack_report
@@ -108,7 +109,8 @@ def measure_robustness(
     started = time.monotonic()
     judged = JudgedImages.of_set(images, num_images)
     model.to(accelerator_of(device))
-    predict = predict_function(model, run.preprocess, run.config.training.loss)
+    size = batch_size_for(run.preprocess)
+    predict = predict_function(model, run.preprocess, run.config.training.loss, size)
     corruptions = corruption_report(predict, judged, progress=progress)
     curves = (
         rotation_curve(predict, judged, progress=progress),
@@ -117,7 +119,7 @@ def measure_robustness(
         scale_curve(predict, judged, progress=progress),
     )
     flip = flip_report(predict, judged)
-    attacks = attack_report(model, judged, run.preprocess, progress=progress)
+    attacks = attack_report(model, judged, run.preprocess, batch_size=max(1, size // 2), progress=progress)
     model.cpu()
     return Robustness(corruptions, curves, flip, attacks, belongs_to, time.monotonic() - started)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from convcraft.data.image_set import ImageSet
+from convcraft.data.loader import batch_size_for
 from convcraft.data.sample import Progress
 from convcraft.evaluation.judged_images import JudgedImages
 from convcraft.evaluation.paired_gain import PairedGain
@@ -82,7 +83,8 @@ def make_views(
     Args:
         held_out: validation images; None where the run has none.
     """
-    predict = predict_function(model.to(accelerator_of(device)), run.preprocess, run.config.training.loss)
+    size = batch_size_for(run.preprocess)
+    predict = predict_function(model.to(accelerator_of(device)), run.preprocess, run.config.training.loss, size)
     views, notes = choose_views(run, predict, held_out, progress)
     parts = []
     for start in range(0, len(images), CHUNK_IMAGES):
