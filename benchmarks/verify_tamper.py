@@ -25,8 +25,9 @@ from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from convcraft.config import RunConfig
+from convcraft.data.durable_files import read_json, write_json
 from convcraft.evaluation.saved_predictions import SavedPredictions
-from convcraft.training.run_folder import EVALUATION, PREDICTIONS, SUMMARY, read_json, read_run, write_json
+from convcraft.training.run_folder import EVALUATION, PREDICTIONS, SUMMARY, read_run
 from convcraft.workflows.evaluate import evaluate, figures_of
 from convcraft.workflows.seal import SEAL, seal
 from convcraft.workflows.test_reads import TEST_READS

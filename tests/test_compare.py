@@ -11,10 +11,11 @@ import pytest
 
 from convcraft.cli.app import main
 from convcraft.config import RunConfig
+from convcraft.data.durable_files import write_json
 from convcraft.data.preprocess import Preprocess
 from convcraft.errors import UserError
 from convcraft.evaluation.saved_predictions import SavedPredictions
-from convcraft.training.run_folder import CLASSES, CONFIG, DATA, EVALUATION, PREDICTIONS, PREPROCESS, write_json
+from convcraft.training.run_folder import CLASSES, CONFIG, DATA, EVALUATION, PREDICTIONS, PREPROCESS
 from convcraft.workflows.compare import compare
 
 CLASS_NAMES = ("ant", "bee", "cat")

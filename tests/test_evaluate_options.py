@@ -18,6 +18,7 @@ from rich.console import Console
 
 from convcraft.cli.app import main
 from convcraft.config import RunConfig
+from convcraft.data.durable_files import read_json, write_json
 from convcraft.data.image_set import ImageSet
 from convcraft.data.image_statistics import image_facts
 from convcraft.data.preprocess import Preprocess
@@ -26,7 +27,7 @@ from convcraft.data.table_columns import table_columns
 from convcraft.errors import UserError
 from convcraft.evaluation.saved_predictions import SavedPredictions
 from convcraft.statistics import paired_difference_interval, wilson_interval
-from convcraft.training.run_folder import EVALUATION, PREDICTIONS, RunDescription, read_json, write_json
+from convcraft.training.run_folder import EVALUATION, PREDICTIONS, RunDescription
 from convcraft.workflows.evaluate import evaluate
 from convcraft.workflows.evaluate_more import MORE_PREDICTIONS
 from convcraft.workflows.evaluate_options import Asked, class_groups_of, gate_of

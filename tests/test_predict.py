@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convcraft.data.given_pictures import open_pictures
 from convcraft.errors import UserError
-from convcraft.workflows.given_pictures import open_pictures
 
 
 def test_names_that_are_no_utf_8_are_read_and_can_be_printed(tmp_path: Path) -> None:

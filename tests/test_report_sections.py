@@ -15,6 +15,7 @@ from convcraft.evaluation.predictions import Predictions, softmax
 from convcraft.evaluation.reliability_diagram import reliability_diagram
 from convcraft.evaluation.robustness import CorruptionReport, Curve, FlipReport, Point
 from convcraft.evaluation.slices import slice_report
+from convcraft.evaluation.trust import fit_trust, log_of
 from convcraft.report import html, plots
 from convcraft.report.card_section import limits
 from convcraft.report.cell_pictures import NAMES_PER_CELL, cells_of
@@ -22,7 +23,6 @@ from convcraft.report.headline import falls_behind, in_words, weakest_class
 from convcraft.report.places_section import places_section
 from convcraft.report.run_content import FeaturePlaces, Heat, ModelCard, ReportContent
 from convcraft.report.run_report import render
-from convcraft.workflows.trust import fit_trust, log_of
 from convcraft.workflows.trust_report import trust_report
 
 CLASSES = ("ant", "bee", "cat")

@@ -21,17 +21,19 @@ from convcraft.cli.app import _run
 from convcraft.config import RunConfig
 from convcraft.data.dataset import open_test_data
 from convcraft.errors import UserError
+from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.predictions import Predictions, softmax
 from convcraft.evaluation.probabilities import probabilities_of
+from convcraft.evaluation.strangeness import Strangeness
+from convcraft.evaluation.trust import TRUST, Trust, fit_trust, load_trust, log_of, save_trust
 from convcraft.evaluation.unknown import SCORES, energy
 from convcraft.training.run_folder import read_run
 from convcraft.training.stops import Interrupted
 from convcraft.workflows.finetune import finetune
 from convcraft.workflows.load_model import load_model
 from convcraft.workflows.predict import predict
-from convcraft.workflows.strangeness import Outputs, Strangeness, outputs_of
+from convcraft.workflows.strangeness import outputs_of
 from convcraft.workflows.train import train
-from convcraft.workflows.trust import TRUST, Trust, fit_trust, load_trust, log_of, save_trust
 from convcraft.workflows.trust_of_run import find_trust
 from convcraft.workflows.trust_report import trust_report
 

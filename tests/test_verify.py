@@ -15,10 +15,11 @@ from rich.console import Console
 
 from convcraft.cli.app import main
 from convcraft.config import RunConfig
+from convcraft.data.durable_files import read_json, write_json
 from convcraft.data.sample import Finding
 from convcraft.errors import UserError
 from convcraft.evaluation.saved_predictions import SavedPredictions
-from convcraft.training.run_folder import CONFIG, EVALUATION, PREDICTIONS, read_json, write_json
+from convcraft.training.run_folder import CONFIG, EVALUATION, PREDICTIONS
 from convcraft.workflows.evaluate import evaluate, void_reasons
 from convcraft.workflows.seal import SEAL, seal
 from convcraft.workflows.test_reads import TEST_READS, TestReads, broken_lines, record_test_read

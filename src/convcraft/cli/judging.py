@@ -111,8 +111,8 @@ def predict(
     Examples: convcraft predict runs/mnist digit.png
     cat digit.png | convcraft predict runs/mnist - --json
     """
+    from convcraft.evaluation.answers import UNCALIBRATED
     from convcraft.workflows.console import make_console
-    from convcraft.workflows.predict import UNCALIBRATED
     from convcraft.workflows.predict import predict as run_predict
 
     answers = run_predict(run, images, device=device)

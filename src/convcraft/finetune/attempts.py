@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from convcraft.data.durable_files import replace_durably
 from convcraft.finetune.judge import Verdicts
 from convcraft.finetune.pool import Ids, Pool, Round
-from convcraft.training.checkpoint import replace_durably
 
 Probabilities = NDArray[np.float32]
 

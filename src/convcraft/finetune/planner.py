@@ -17,11 +17,11 @@ from typing import Protocol
 
 import numpy as np
 
+from convcraft.data.durable_files import replace_durably
 from convcraft.errors import UserError
 from convcraft.finetune.attempts import Attempt, Candidate, new_attempts, run_round
 from convcraft.finetune.judge import choose, is_hopeless
 from convcraft.finetune.pool import Ids, Pool
-from convcraft.training.checkpoint import replace_durably
 from convcraft.training.stops import NonFinite
 
 FEWEST_EPOCHS, LEAST_SHARE = 3, 0.5  # a method that the budget gives fewer, or less of its epochs, is not tried

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from convcraft.data.durable_files import read_json, replace_durably, write_json
 from convcraft.data.image_set import ImageSet
 from convcraft.errors import UserError
 from convcraft.finetune.proof import Proof
-from convcraft.training.checkpoint import replace_durably
-from convcraft.training.run_folder import read_json, write_json
 
 PROOF = "proof.json"
 PICTURES = "proof_pictures.npy"  # uint8 [n, h, w, C]: of the first gained images, then of the first lost

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convcraft.data.durable_files import read_json, write_json
 from convcraft.errors import UserError
 from convcraft.finetune.attempts import Attempt
 from convcraft.finetune.learning_curve import CurvePoint, LearningCurve, PowerLaw
 from convcraft.finetune.pool import Ids
-from convcraft.training.run_folder import read_json, write_json
 
 RECORD = "finetune.json"
 

@@ -15,10 +15,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from convcraft.data.durable_files import replace_durably, sync_folder, write_durably
 from convcraft.errors import UserError
 
 CHECKPOINTS = "checkpoints"  # the folder of a run that holds them
@@ -121,14 +121,14 @@ def _write_folder(checkpoints: Path, name: str, checkpoint: Checkpoint) -> Path:
         for file, data in files.items():
             write_durably(draft / file, data)
         write_durably(draft / MANIFEST, _sealed(manifest))
-        _sync_folder(draft)
+        sync_folder(draft)
     except OSError:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     if final.exists():  # a damaged folder, passed over when the run was resumed
         shutil.rmtree(final)
     draft.rename(final)
-    _sync_folder(checkpoints)
+    sync_folder(checkpoints)
     verify_checkpoint(final)
     return final
 
@@ -228,41 +228,6 @@ def _prune(checkpoints: Path, keep: int) -> None:
     for folder in folders:
         if folder.name not in kept:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write and flush to the disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def replace_durably(path: Path, data: bytes) -> None:
-    """Put new content under a name at once: readers see the old file or the new one, never a part."""
-    draft = path.with_name(path.name + ".tmp")
-    write_durably(draft, data)
-    draft.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush a folder's list of names (POSIX; elsewhere the rename alone must do)."""
-    with _open_folder(folder) as descriptor:
-        if descriptor is not None:
-            os.fsync(descriptor)
-
-
-@contextlib.contextmanager
-def _open_folder(folder: Path) -> Iterator[int | None]:
-    if os.name != "posix":
-        yield None
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _serialise(tensors: Tensors) -> bytes:

@@ -20,17 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convcraft.config import RunConfig
+from convcraft.data.durable_files import read_json
 from convcraft.data.preprocess import Preprocess
 from convcraft.data.sample import Finding
 from convcraft.errors import UserError
-from convcraft.training.checkpoint import (
-    CHECKPOINTS,
-    MANIFEST,
-    DamagedCheckpoint,
-    load_checkpoint,
-    load_newest,
-    replace_durably,
-)
+from convcraft.training.checkpoint import CHECKPOINTS, MANIFEST, DamagedCheckpoint, load_checkpoint, load_newest
 
 CONFIG = "config.yaml"
 CLASSES = "classes.json"
@@ -108,18 +102,6 @@ def _result_name(run: RunDescription) -> str:
     return best if run.config.training.select == "best" and best is not None else newest.name
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file of a run folder.
-
-    Raises:
-        UserError: missing or not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: {error}", "a complete run folder", "Train again, or restore the file.") from error
-
-
 def read_summary(run: Path) -> dict[str, Any]:
     """The training summary of a finished run.
 
@@ -148,11 +130,6 @@ def read_seen(run: Path) -> NDArray[np.uint64] | None:
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: {error}", "a complete run folder", "Train again, or restore the file.") from error
     return seen
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that readers see the old file or the new one, never a part."""
-    replace_durably(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from convcraft.data.durable_files import read_json
 from convcraft.errors import UserError
 from convcraft.evaluation.agreement import Agreement, compare_predictions
 from convcraft.evaluation.predictions import Predictions
 from convcraft.evaluation.saved_predictions import SavedPredictions
-from convcraft.training.run_folder import EVALUATION, PREDICTIONS, read_json, read_run
+from convcraft.training.run_folder import EVALUATION, PREDICTIONS, read_run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import nn
 
 from convcraft.config import ModelConfig
+from convcraft.data.durable_files import replace_durably
 from convcraft.errors import UserError
 from convcraft.models.build import build_model
 from convcraft.models.cards import Card, card_path
@@ -21,7 +22,6 @@ from convcraft.models.keras_weights import read_keras_weights
 from convcraft.models.pretrained import find_card
 from convcraft.models.weights import KERAS
 from convcraft.models.weights_file import SAFETENSORS, StoredWeights, read_weights_file
-from convcraft.training.checkpoint import replace_durably
 
 ENDINGS = (".weights.h5", ".pth.tar")  # of two parts; all others have one
 USUAL_SIZE = (224, 224)  # pixels, where a Keras file does not say

@@ -11,11 +11,12 @@ from rich.console import Console
 
 from convcraft.config import RunConfig
 from convcraft.data.dataset import open_test_data
+from convcraft.evaluation.answers import ImagePrediction
 from convcraft.recipes.catalogue import load_recipe
 from convcraft.training.run_folder import read_run
 from convcraft.workflows.evaluate import EvaluateResult, evaluate
 from convcraft.workflows.finetune import FinetuneResult, finetune
-from convcraft.workflows.predict import ImagePrediction, predict
+from convcraft.workflows.predict import predict
 from convcraft.workflows.train import TrainResult, train
 
 PICTURE = "digit.png"

@@ -15,25 +15,18 @@ from rich.console import Console
 from torch import nn
 
 from convcraft.data.dataset import open_other_data, open_test_data
+from convcraft.data.durable_files import replace_durably, write_json
 from convcraft.data.image_set import ImageSet
 from convcraft.data.loader import eval_batches
 from convcraft.data.sample import Finding, Progress
 from convcraft.evaluation.metrics import Report, classification_report
+from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.predictions import Predictions, predict_logits
 from convcraft.evaluation.probabilities import probabilities_of
 from convcraft.evaluation.saved_predictions import SavedPredictions
 from convcraft.finetune.proof import Proof, prove
-from convcraft.training.checkpoint import replace_durably
 from convcraft.training.devices import accelerator_of
-from convcraft.training.run_folder import (
-    EVALUATION,
-    PREDICTIONS,
-    RunDescription,
-    read_run,
-    read_seen,
-    read_summary,
-    write_json,
-)
+from convcraft.training.run_folder import EVALUATION, PREDICTIONS, RunDescription, read_run, read_seen, read_summary
 from convcraft.workflows.before import Before, load_before
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.draw_run import Shown, draw_run
@@ -52,7 +45,7 @@ from convcraft.workflows.evaluate_slices import slice_columns_of
 from convcraft.workflows.evaluate_views import make_views
 from convcraft.workflows.load_model import load_model
 from convcraft.workflows.seal import seal
-from convcraft.workflows.strangeness import Outputs, as_features, maybe_inputs
+from convcraft.workflows.strangeness import as_features, maybe_inputs
 from convcraft.workflows.test_reads import TestReads, record_test_read
 from convcraft.workflows.trust_of_run import find_trust
 

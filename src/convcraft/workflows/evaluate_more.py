@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convcraft.data.durable_files import replace_durably, write_json
 from convcraft.errors import UserError
 from convcraft.evaluation.gate import Gate, GateResult
 from convcraft.evaluation.predictions import Predictions
 from convcraft.evaluation.slices import SliceReport
-from convcraft.training.checkpoint import replace_durably
-from convcraft.training.run_folder import RunDescription, write_json
+from convcraft.evaluation.trust import Trust, load_trust
+from convcraft.training.run_folder import RunDescription
 from convcraft.workflows.evaluate_members import EnsembleFigures, MembersMade, ensemble_figures
 from convcraft.workflows.evaluate_options import Asked
 from convcraft.workflows.evaluate_slices import SLICES, SliceColumns, judge_gate
 from convcraft.workflows.evaluate_views import ViewFigures, ViewsMade, view_figures
-from convcraft.workflows.trust import Trust, load_trust
 from convcraft.workflows.trust_report import TrustReport, trust_report
 
 MORE_PREDICTIONS = "more_predictions.npz"

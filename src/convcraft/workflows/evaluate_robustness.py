@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from convcraft.data.durable_files import read_json
 from convcraft.data.image_set import ImageSet
 from convcraft.data.loader import batch_size_for
 from convcraft.data.sample import Progress
@@ -29,7 +30,7 @@ from convcraft.evaluation.robustness import (
     shift_curve,
 )
 from convcraft.training.devices import accelerator_of
-from convcraft.training.run_folder import RunDescription, read_json
+from convcraft.training.run_folder import RunDescription
 
 ROBUSTNESS = "robustness.json"
 USUAL_EPSILON = 8 / 255  # of the one line of text

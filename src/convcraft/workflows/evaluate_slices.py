@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from convcraft.data.durable_files import read_json
 from convcraft.data.image_set import ImageSet
 from convcraft.data.image_statistics import image_facts
 from convcraft.data.sample import Progress
@@ -21,7 +22,6 @@ from convcraft.evaluation.predictions import Predictions
 from convcraft.evaluation.slice_columns import MIN_IMAGES
 from convcraft.evaluation.slices import SliceReport, slice_report
 from convcraft.statistics import wilson_interval
-from convcraft.training.run_folder import read_json
 from convcraft.workflows.evaluate_options import Asked
 
 SLICES = "slices.json"

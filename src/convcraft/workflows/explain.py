@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from convcraft.data.dataset import TrainingData
+from convcraft.data.given_pictures import read_pictures
 from convcraft.data.sample import Progress
 from convcraft.errors import UserError
 from convcraft.evaluation.probabilities import probabilities_of
@@ -40,7 +41,6 @@ from convcraft.workflows.explain_request import (
     layer_name,
     pictures_to_explain,
 )
-from convcraft.workflows.given_pictures import read_pictures
 from convcraft.workflows.load_model import load_model
 
 PAGE = "explanation.html"

@@ -17,9 +17,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from convcraft import __version__
+from convcraft.data.durable_files import write_json
 from convcraft.explain.deletion import Method
 from convcraft.explain.trust import check
-from convcraft.training.run_folder import write_json
 
 CHECKS = "explain_checks.json"
 STEPS = 10  # of the deletion curves, each a forward pass per image

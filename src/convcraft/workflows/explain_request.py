@@ -9,12 +9,12 @@ from pathlib import Path
 
 from torch import nn
 
+from convcraft.data.given_pictures import STDIN, open_pictures
 from convcraft.errors import UserError
 from convcraft.explain.catalogue import METHODS
 from convcraft.explain.heat_maps import refuse_layer
 from convcraft.models.layer_head import LayerHead
 from convcraft.report import explanation_page, explanation_sheet
-from convcraft.workflows.given_pictures import STDIN, open_pictures
 
 ALL = "all"
 MOST_IMAGES = 100  # on one page

@@ -8,9 +8,10 @@ from rich.console import Console
 
 from convcraft.config import RunConfig
 from convcraft.data.dataset import TrainingData, prepare_training_data
+from convcraft.data.durable_files import read_json
 from convcraft.errors import UserError
 from convcraft.finetune.planner import Budget
-from convcraft.training.run_folder import CONFIG, DATA, PREPROCESS, SUMMARY, exclusive, read_json
+from convcraft.training.run_folder import CONFIG, DATA, PREPROCESS, SUMMARY, exclusive
 from convcraft.training.stops import Interrupted
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.finetune_delivery import FinetuneResult, deliver

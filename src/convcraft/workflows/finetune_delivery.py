@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convcraft.data.durable_files import replace_durably, write_json
 from convcraft.evaluation.metrics import Report, classification_report
 from convcraft.evaluation.predictions import Predictions
 from convcraft.finetune.attempts import Attempt, Candidate, Fitted, trial_folder
@@ -22,9 +23,9 @@ from convcraft.finetune.proof import Proof, Spent, prove
 from convcraft.finetune.proof_files import save_proof, with_pictures
 from convcraft.finetune.record import Trial, TuningRecord
 from convcraft.models.build import num_parameters
-from convcraft.training.checkpoint import CHECKPOINTS, Checkpoint, replace_durably, save_named
+from convcraft.training.checkpoint import CHECKPOINTS, Checkpoint, save_named
 from convcraft.training.devices import accelerator_of, precision_of
-from convcraft.training.run_folder import CONFIG, SUMMARY, read_run, write_json
+from convcraft.training.run_folder import CONFIG, SUMMARY, read_run
 from convcraft.workflows.before import save_before
 from convcraft.workflows.draw_run import Shown, draw_run
 from convcraft.workflows.finetune_search import CHOOSING, Tuning

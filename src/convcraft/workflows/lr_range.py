@@ -10,11 +10,11 @@ from rich.console import Console
 
 from convcraft.config import RunConfig
 from convcraft.data.dataset import prepare_training_data
+from convcraft.data.durable_files import write_json
 from convcraft.errors import UserError
 from convcraft.report.lr_range_plot import lr_range_plot
 from convcraft.training.loop import Trainer
 from convcraft.training.lr_range import LrRange, lr_range
-from convcraft.training.run_folder import write_json
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.train import build_trainer
 from convcraft.workflows.weights_card import with_card

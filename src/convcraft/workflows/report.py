@@ -8,9 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from convcraft.data.dataset import Recorded, prepare_training_data
+from convcraft.data.durable_files import read_json
 from convcraft.finetune.proof_files import read_proof
 from convcraft.finetune.record import TuningRecord
-from convcraft.training.run_folder import EVALUATION, read_json, read_run, read_summary
+from convcraft.training.run_folder import EVALUATION, read_run, read_summary
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.draw_run import Shown, draw_run
 from convcraft.workflows.evaluate import EvaluateResult, Wanted, evaluate, predict_images

@@ -16,9 +16,10 @@ from typing import Any
 
 import convcraft
 from convcraft import __version__
+from convcraft.data.durable_files import read_json, write_json
 from convcraft.errors import UserError
 from convcraft.training.checkpoint import CHECKPOINTS
-from convcraft.training.run_folder import SUMMARY, read_json, write_json
+from convcraft.training.run_folder import SUMMARY
 from convcraft.workflows.before import BEFORE
 from convcraft.workflows.test_reads import LOCK, TEST_READS, last_seal, record_seal
 

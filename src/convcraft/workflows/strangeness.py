@@ -1,4 +1,4 @@
-"""Which score tells that an image is of no class of a run, and that score of new images.
+"""Which score tells that an image is of no class of a run: chosen on images that are known to be of one.
 
 Energy needs nothing but the logits. Distances of the classifier's input from that of train images are tried beside it
 where images are small enough (`CHEAP_PIXELS`) to send 2,000 train images and 1,000 pseudo-unknowns through the network
@@ -7,10 +7,9 @@ in seconds; the score that best tells validation images from those pseudo-unknow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,15 +20,11 @@ from convcraft.data.image_set import ImageSet
 from convcraft.data.loader import eval_batches
 from convcraft.data.preprocess import Preprocess
 from convcraft.errors import UserError
+from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.predictions import predict_logits
 from convcraft.evaluation.pseudo_unknowns import PATCHES_PER_SIDE, choose_score, pseudo_unknowns
-from convcraft.evaluation.unknown import (
-    Mahalanobis,
-    NearestNeighbours,
-    energy,
-    fit_mahalanobis,
-    fit_neighbours,
-)
+from convcraft.evaluation.strangeness import Scorer, Strangeness, score_of
+from convcraft.evaluation.unknown import fit_mahalanobis, fit_neighbours
 from convcraft.models.classifier import only_classifier
 from convcraft.training.devices import accelerator_of
 
@@ -39,32 +34,6 @@ PSEUDO_IMAGES = 200  # train images that one unknown of each kind is made from
 WIDEST_COVARIANCE = 512  # features: beyond, eigenvectors take seconds
 BATCH_SIZE = 256
 HAVE_ENERGY = ("cross_entropy", "nll", "bce")  # losses whose logits have a scale
-
-Scorer = Mahalanobis | NearestNeighbours
-
-
-@dataclass(frozen=True, eq=False)
-class Outputs:
-    """What a network says of images: logits float32 [N, K]; features: its classifier's input float32 [N, D], or None
-    where they were not asked for or the classifier takes no rows."""
-
-    logits: NDArray[np.float32]
-    features: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Strangeness:
-    """A chosen score.
-
-    name: one of `evaluation.unknown.SCORES`. scorer: None for energy.
-    of_validation: float64 [N], scores of images that the network and the scorer did not learn from.
-    aurocs: score -> kind of pseudo-unknown -> AUROC; empty where there was nothing to choose.
-    """
-
-    name: str
-    scorer: Scorer | None
-    of_validation: NDArray[np.float64]
-    aurocs: Mapping[str, Mapping[str, float]]
 
 
 @contextmanager
@@ -161,26 +130,6 @@ def distances(
         found["mahalanobis"] = fit_mahalanobis(features, targets)
         found["relative_mahalanobis"] = fit_mahalanobis(features, targets, relative=True)
     return {**found, "nearest_neighbours": fit_neighbours(features, largest_bank=TRAIN_IMAGES)}
-
-
-def score_of(name: str, scorer: Scorer | None, outputs: Outputs, loss: str) -> NDArray[np.float64]:
-    """Scores float64 [N]; higher is stranger.
-
-    Raises:
-        UserError: a distance without features.
-    """
-    if scorer is None:
-        return energy(outputs.logits, loss)
-    if outputs.features is None:
-        raise UserError(f"no features for {name}", "the input of the classifier", "Ask for them: `outputs_of`.")
-    return scorer.score(outputs.features)
-
-
-def scorer_from(name: str, tensors: Mapping[str, NDArray[Any]]) -> Scorer:
-    """Of what `scorer.tensors()` gave."""
-    read: Callable[[Mapping[str, NDArray[Any]]], Scorer]
-    read = NearestNeighbours.from_tensors if name == "nearest_neighbours" else Mahalanobis.from_tensors
-    return read(tensors)
 
 
 def spread(number: int, most: int) -> NDArray[np.int64]:

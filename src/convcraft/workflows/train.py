@@ -19,6 +19,7 @@ from torch import nn
 
 from convcraft.config import RunConfig
 from convcraft.data.dataset import Recorded, TrainingData, prepare_training_data
+from convcraft.data.durable_files import write_json
 from convcraft.data.image_set import ImageSet
 from convcraft.data.sample import Finding
 from convcraft.data.sources import settled
@@ -53,7 +54,6 @@ from convcraft.training.run_folder import (
     exclusive,
     load_result,
     read_run,
-    write_json,
 )
 from convcraft.training.trackers import IDS, check_trackers, open_trackers
 from convcraft.workflows.console import data_progress

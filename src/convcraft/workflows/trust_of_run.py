@@ -10,12 +10,12 @@ from convcraft.data.dataset import Recorded, prepare_training_data
 from convcraft.data.image_set import ImageSet
 from convcraft.data.sample import Progress
 from convcraft.errors import UserError
+from convcraft.evaluation.outputs import Outputs
+from convcraft.evaluation.strangeness import Scorer, Strangeness
+from convcraft.evaluation.trust import Trust, fit_trust, load_trust, log_of, save_trust
 from convcraft.finetune.pool import Pool, make_pool
 from convcraft.training.run_folder import ResultWeights, RunDescription
 from convcraft.workflows.strangeness import (
-    Outputs,
-    Scorer,
-    Strangeness,
     cheap,
     chosen_by_pseudo_unknowns,
     distances,
@@ -23,7 +23,6 @@ from convcraft.workflows.strangeness import (
     outputs_of,
     spread,
 )
-from convcraft.workflows.trust import Trust, fit_trust, load_trust, log_of, save_trust
 
 STRANGE_IMAGES = 500  # set a threshold to about one per cent of the known images
 SAME_FEATURES_IMAGES = 8

@@ -13,9 +13,9 @@ from convcraft.errors import UserError
 from convcraft.evaluation.coverage import coverage_report
 from convcraft.evaluation.predictions import Predictions
 from convcraft.evaluation.reliability_diagram import reliability_diagram
+from convcraft.evaluation.trust import Trust, judged_by, load_trust, log_of
 from convcraft.statistics import wilson_interval
 from convcraft.training.run_folder import load_result, read_run
-from convcraft.workflows.trust import Trust, judged_by, load_trust, log_of
 
 Interval = tuple[float, float]
 ANSWERED = "answered"

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from convcraft import __version__
+from convcraft.data.durable_files import read_json
 from convcraft.errors import UserError
 from convcraft.evaluation.probabilities import probabilities_of
 from convcraft.evaluation.saved_predictions import SavedPredictions
-from convcraft.training.run_folder import EVALUATION, PREDICTIONS, RunDescription, read_json, read_run
+from convcraft.training.run_folder import EVALUATION, PREDICTIONS, RunDescription, read_run
 from convcraft.workflows.before import load_before
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.evaluate import Wanted, figures_of, open_wanted, predict_all

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from convcraft.config import RunConfig
 from convcraft.data.download import content_hash
+from convcraft.data.durable_files import read_json
 from convcraft.errors import UserError
 from convcraft.statistics import Spread, mean_and_spread
 from convcraft.training.checkpoint import CHECKPOINTS, saved_checkpoints
-from convcraft.training.run_folder import EVALUATION, SUMMARY, read_json, read_summary
+from convcraft.training.run_folder import EVALUATION, SUMMARY, read_summary
 from convcraft.workflows.evaluate import evaluate
 from convcraft.workflows.train import train
 

@@ -18,14 +18,14 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from convcraft.data.durable_files import read_json, replace_durably, write_json
 from convcraft.errors import UserError
 from convcraft.evaluation.conformal import fit_conformal, halves
+from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.reject import Reason, RejectRule
+from convcraft.evaluation.strangeness import Scorer, Strangeness, score_of, scorer_from
 from convcraft.evaluation.temperature import Temperature, fit_temperature
 from convcraft.evaluation.unknown import fit_threshold
-from convcraft.training.checkpoint import replace_durably
-from convcraft.training.run_folder import read_json, write_json
-from convcraft.workflows.strangeness import Outputs, Scorer, Strangeness, score_of, scorer_from
 
 VERSION = 1
 TRUST = "trust.json"
@@ -215,31 +215,49 @@ def load_trust(run: Path, weights_sha256: str, preprocess_sha256: str) -> Trust 
     """
     if not (run / TRUST).exists():
         return None
-    saved = read_json(run / TRUST)
+    tensors = run / TENSORS
+    try:
+        data = tensors.read_bytes() if tensors.exists() else None
+    except OSError as error:
+        raise UserError(f"{tensors}: {error}", "a complete run folder", FIT_AGAIN) from error
+    trust = trust_from_files(read_json(run / TRUST), data, str(run / TRUST))
+    trust.refuse_others(weights_sha256, preprocess_sha256)
+    return trust
+
+
+def trust_from_files(saved: Any, tensors: bytes | None, name_of_file: str) -> Trust:
+    """The trust of what `save_trust` wrote, wherever its files lie.
+
+    Args:
+        saved: trust.json, parsed. tensors: content of trust.safetensors; None where there is no such file.
+        name_of_file: that `saved` came from, for messages.
+
+    Raises:
+        UserError: damaged content, or another version. Whose weights it belongs to is `refuse_others`'s to check.
+    """
     if not isinstance(saved, dict) or saved.get("version") != VERSION:
-        received = f"{run / TRUST} of version {saved.get('version') if isinstance(saved, dict) else None}"
+        received = f"{name_of_file} of version {saved.get('version') if isinstance(saved, dict) else None}"
         raise UserError(received, f"version {VERSION}", f"Update convcraft. Or: {FIT_AGAIN}")
     fields = {key: value for key, value in saved.items() if key not in ("version", "tensors_sha256")}
     try:
         rule = RejectRule.from_dict(saved["rule"])
         temperature = Temperature.from_dict(saved["temperature"])
-        scorer = _read_scorer(run, rule, saved["tensors_sha256"])
+        scorer = _scorer_of(tensors, saved["tensors_sha256"], rule, name_of_file)
         read = {"rule": rule, "temperature": temperature, "scorer": scorer, "notes": tuple(saved["notes"])}
-        trust = Trust(**{**fields, **read})
+        return Trust(**{**fields, **read})
     except (KeyError, TypeError) as error:
-        raise UserError(f"{run / TRUST}: {error}", "a complete run folder", FIT_AGAIN) from error
-    trust.refuse_others(weights_sha256, preprocess_sha256)
-    return trust
+        raise UserError(f"{name_of_file}: {error}", "a complete run folder", FIT_AGAIN) from error
 
 
-def _read_scorer(run: Path, rule: RejectRule, sha256: str | None) -> Scorer | None:
+def _scorer_of(tensors: bytes | None, sha256: str | None, rule: RejectRule, name_of_file: str) -> Scorer | None:
     if sha256 is None or rule.unknown is None:
         return None
-    path = run / TENSORS
+    if tensors is None:
+        raise UserError(f"{name_of_file} without {TENSORS}", "a complete run folder", FIT_AGAIN)
+    if hashlib.sha256(tensors).hexdigest() != sha256:
+        received = f"a {TENSORS} that is not what {name_of_file} names"
+        raise UserError(received, "the file as it was saved", FIT_AGAIN)
     try:
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise UserError(f"{path} is not what {TRUST} names", "the file as it was saved", FIT_AGAIN)
-        return scorer_from(rule.unknown.score, load(data))
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: {error}", "a complete run folder", FIT_AGAIN) from error
+        return scorer_from(rule.unknown.score, load(tensors))
+    except SafetensorError as error:
+        raise UserError(f"{TENSORS} of {name_of_file}: {error}", "a complete run folder", FIT_AGAIN) from error
