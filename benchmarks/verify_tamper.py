@@ -28,11 +28,12 @@ from convcraft.config import RunConfig
 from convcraft.data.durable_files import read_json, write_json
 from convcraft.evaluation.saved_predictions import SavedPredictions
 from convcraft.training.run_folder import EVALUATION, PREDICTIONS, SUMMARY, read_run
+from convcraft.workflows.checks import Verification
 from convcraft.workflows.evaluate import evaluate, figures_of
 from convcraft.workflows.seal import SEAL, seal
 from convcraft.workflows.test_reads import TEST_READS
 from convcraft.workflows.train import train
-from convcraft.workflows.verify import Verification, verify
+from convcraft.workflows.verify import verify
 
 QUIET = Console(quiet=True)
 

@@ -20,11 +20,12 @@ from convcraft.data.sample import Finding
 from convcraft.errors import UserError
 from convcraft.evaluation.saved_predictions import SavedPredictions
 from convcraft.training.run_folder import CONFIG, EVALUATION, PREDICTIONS
+from convcraft.workflows.checks import Verification
 from convcraft.workflows.evaluate import evaluate, void_reasons
 from convcraft.workflows.seal import SEAL, seal
 from convcraft.workflows.test_reads import TEST_READS, TestReads, broken_lines, record_test_read
 from convcraft.workflows.train import train
-from convcraft.workflows.verify import Verification, verify
+from convcraft.workflows.verify import verify
 
 QUIET = Console(quiet=True)
 

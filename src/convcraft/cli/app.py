@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from convcraft import __version__
-from convcraft.cli import explaining, judging, learning, proving, tools
+from convcraft.cli import deploying, explaining, judging, learning, proving, tools
 from convcraft.cli.options import EXIT_BAD_INPUT, EXIT_CHECK_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED
 from convcraft.cli.printing import print_json
 from convcraft.cli.scratch import scratch_app
@@ -44,6 +44,7 @@ COMMANDS = (
     judging.report,
     proving.verify,
     proving.compare,
+    deploying.export,
     tools.convert,
     tools.recipes,
     tools.bench,

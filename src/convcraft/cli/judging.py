@@ -16,8 +16,10 @@ from convcraft.cli.options import (
     ImageColumn,
     Json,
     LabelColumn,
+    NativeCode,
     Quiet,
     RunFolder,
+    RunOrBundle,
     Seed,
     TestSplit,
     no_data,
@@ -97,9 +99,10 @@ def evaluate(
 
 
 def predict(
-    run: RunFolder,
+    run: RunOrBundle,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, or - for standard input.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")] = 3,
+    native_code: NativeCode = False,
     seed: Seed = None,
     device: Device = "auto",
     json_: Json = False,
@@ -110,12 +113,13 @@ def predict(
 
     Examples: convcraft predict runs/mnist digit.png
     cat digit.png | convcraft predict runs/mnist - --json
+    convcraft predict photos-onnx-float32.zip photos/
     """
     from convcraft.evaluation.answers import UNCALIBRATED
     from convcraft.workflows.console import make_console
     from convcraft.workflows.predict import predict as run_predict
 
-    answers = run_predict(run, images, device=device)
+    answers = run_predict(run, images, device=device, allow_native_code=native_code)
     calibrated = any(answer.calibrated for answer in answers)
     if not json_:
         for answer in answers:

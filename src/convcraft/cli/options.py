@@ -25,6 +25,13 @@ DropLeaks = Annotated[bool, typer.Option("--drop-leaks", help="Remove train imag
 AllowBad = Annotated[bool, typer.Option("--allow-bad", help="Go on although over 1 % of the files are bad.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting, e.g. --set optim.name=sgd")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `convcraft train` made.")]
+RunOrBundle = Annotated[
+    Path,
+    typer.Argument(metavar="RUN|BUNDLE", help="A folder that `convcraft train` made, or what `export` made of it."),
+]
+NativeCode = Annotated[
+    bool, typer.Option("--allow-native-code", help="Run machine code of a bundle whose maker you trust.")
+]
 
 
 def no_data(expected: str) -> UserError:

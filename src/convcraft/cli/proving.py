@@ -7,18 +7,29 @@ from typing import Annotated
 
 import typer
 
-from convcraft.cli.options import EXIT_CHECK_FAILED, DataDir, Debug, Device, Json, Quiet, RunFolder, Seed
+from convcraft.cli.options import (
+    EXIT_CHECK_FAILED,
+    DataDir,
+    Debug,
+    Device,
+    Json,
+    NativeCode,
+    Quiet,
+    RunOrBundle,
+    Seed,
+)
 from convcraft.cli.printing import print_json
 
 
 def verify(
-    run: RunFolder,
+    run: RunOrBundle,
     no_data: Annotated[
         bool, typer.Option("--no-data", help="Take the saved predictions as they are; quick, and needs no images.")
     ] = False,
     all_: Annotated[
         bool, typer.Option("--all", help="Measure robustness and predict views again as well; slow.")
     ] = False,
+    native_code: NativeCode = False,
     data_dir: DataDir = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -26,18 +37,30 @@ def verify(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Compute a run's published figures again from its weights, data and predictions; one changed byte is found.
+    """Compute a run's published figures again, or send a bundle's probes through; one changed byte is found.
 
-    Ends with 1 where anything does not hold. Example: convcraft verify runs/mnist
+    Ends with 1 where anything does not hold. Examples: convcraft verify runs/mnist
+    convcraft verify runs/mnist/bundles/mnist-onnx-float32.zip
     """
-    from convcraft.workflows.console import make_console
-    from convcraft.workflows.verify import verify as run_verify
+    from convcraft.deploy.bundle import is_bundle
 
-    console = make_console(quiet)
-    result = run_verify(run, data_dir=data_dir, device=device, with_data=not no_data, everything=all_, console=console)
+    if is_bundle(run):
+        from convcraft.workflows.verify_bundle import verify_bundle
+
+        result = verify_bundle(run, allow_native_code=native_code)
+    else:
+        from convcraft.workflows.console import make_console
+        from convcraft.workflows.verify import verify as run_verify
+
+        console = make_console(quiet)
+        result = run_verify(
+            run, data_dir=data_dir, device=device, with_data=not no_data, everything=all_, console=console
+        )
     for check in result.checks:
         print(f"{check.outcome:<8} {check.what:<20} {check.detail}")
-    if result.complete:
+    if result.passed and result.kind == "bundle":
+        print(f"verified     {run}: it is what was exported, and answers here as its source did")
+    elif result.complete:
         print(f"verified     {run}: every published figure is what its weights, data and code give")
     elif result.passed:
         print(f"verified     {run}, as far as could be checked here: see what was skipped")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from convcraft.data.folder import is_image_name
 from convcraft.data.images import BadImage
 from convcraft.data.natural_sort import natural_key
-from convcraft.data.preprocess import Preprocess
+from convcraft.data.preprocess import ImageLike, Preprocess
 from convcraft.errors import UserError
 
 STDIN = "-"
@@ -53,7 +53,7 @@ def _is_picture(file: Path, top: Path) -> bool:
 
 
 def read_pictures(
-    named: Sequence[tuple[str, Path | bytes]], preprocess: Preprocess
+    named: Sequence[tuple[str, ImageLike]], preprocess: Preprocess
 ) -> tuple[NDArray[np.uint8], list[str | None]]:
     """The contract's pixels uint8 [B, H, W, C] of the readable ones, and each one's problem or None."""
     pixels: list[NDArray[np.uint8]] = []

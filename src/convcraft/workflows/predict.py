@@ -1,58 +1,57 @@
-"""`convcraft predict`: pictures in, class names and probabilities out, and when not to believe them."""
+"""`convcraft predict`: pictures in, class names and probabilities out, and when not to believe them.
+
+A run needs torch; a bundle does not, so that nothing here imports it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from convcraft.data.given_pictures import open_pictures, read_pictures
+from convcraft.data.given_pictures import open_pictures
+from convcraft.deploy.answering import Answering, answer_pictures
+from convcraft.deploy.bundle import is_bundle
+from convcraft.deploy.formats.form import Runtime
+from convcraft.deploy.predictor import Predictor
 from convcraft.errors import UserError
-from convcraft.evaluation.answers import ImagePrediction, answers_of
-from convcraft.evaluation.outputs import Outputs
-from convcraft.evaluation.trust import load_trust
-from convcraft.training.devices import accelerator_of
-from convcraft.training.run_folder import read_run
-from convcraft.workflows.load_model import load_model
-from convcraft.workflows.strangeness import as_features, maybe_inputs
-
-BATCH_SIZE = 64
+from convcraft.evaluation.answers import ImagePrediction
 
 
-def predict(run: Path, images: Sequence[str], *, device: str = "auto") -> list[ImagePrediction]:
-    """Classify pictures with a run's result weights, on the pixels that the run was judged on.
+def predict(
+    where: Path, images: Sequence[str], *, device: str = "auto", allow_native_code: bool = False
+) -> list[ImagePrediction]:
+    """Classify pictures with a run's result weights or with a bundle, on the pixels that the network was judged on.
 
     Probabilities are calibrated, and answers judged, by the run's trust.json where it has one.
 
     Args:
+        where: a run folder or a bundle.
         images: files, folders (all images below them) or "-" for one encoded picture on standard input.
 
     Raises:
-        UserError: no such run or file, a folder without images, not one readable picture, or a trust.json of other
-            weights.
+        UserError: no such run, bundle or file, a bundle whose probes fail, a folder without images, or not one readable
+            picture.
     """
-    description = read_run(run)
     named = open_pictures(images)
-    model, weights = load_model(description)
-    trust = load_trust(run, weights.sha256, description.preprocess.hash())
-    place = accelerator_of(device)
-    model.to(place)
-    answers: list[ImagePrediction] = []
-    for start in range(0, len(named), BATCH_SIZE):
-        part = named[start : start + BATCH_SIZE]
-        pixels, problems = read_pictures(part, description.preprocess)
-        readable: Iterator[ImagePrediction] = iter(())
-        if len(pixels):
-            with torch.inference_mode(), maybe_inputs(model, trust is not None and trust.needs_features) as kept:
-                logits = model(torch.from_numpy(description.preprocess.normalise(pixels)).to(place))
-            outputs = Outputs(logits.float().cpu().numpy(), as_features(kept))
-            names = [name for (name, _), problem in zip(part, problems, strict=True) if problem is None]
-            readable = iter(answers_of(names, outputs, trust, description.classes, description.config.training.loss))
-        for (name, _), problem in zip(part, problems, strict=True):
-            answers.append(next(readable) if problem is None else ImagePrediction(name, (), problem))
-    if all(answer.problem is not None for answer in answers):
+    answers = list(answer_pictures(open_network(where, device, allow_native_code=allow_native_code), named))
+    refuse_unreadable(answers)
+    return answers
+
+
+def open_network(
+    where: Path, device: str = "auto", runtime: Runtime | None = None, *, allow_native_code: bool = False
+) -> Answering:
+    """A run or a bundle, ready to answer."""
+    if is_bundle(where):
+        return Predictor.open(where, runtime=runtime, allow_native_code=allow_native_code)
+    from convcraft.workflows.run_network import RunNetwork
+
+    return RunNetwork(where, device)
+
+
+def refuse_unreadable(answers: Sequence[ImagePrediction]) -> None:
+    """Raises UserError where not one picture could be read."""
+    if answers and all(answer.problem is not None for answer in answers):
         first = answers[0]
         fix = "Open it in a picture viewer to see what it is."
         raise UserError(f"{first.image}: {first.problem}", "a picture that can be decoded", fix)
-    return answers

@@ -6,7 +6,6 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from convcraft.evaluation.probabilities import probabilities_of
 from convcraft.evaluation.saved_predictions import SavedPredictions
 from convcraft.training.run_folder import EVALUATION, PREDICTIONS, RunDescription, read_run
 from convcraft.workflows.before import load_before
+from convcraft.workflows.checks import FAILED, PASSED, SKIPPED, Check, Verification
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.evaluate import Wanted, figures_of, open_wanted, predict_all
 from convcraft.workflows.evaluate_again import Compared, made_again
@@ -32,49 +32,6 @@ from convcraft.workflows.test_reads import TEST_READS, broken_lines
 
 PROBABILITY_TOLERANCE = 1e-4  # other hardware or another number of threads sums in another order
 FIGURE_TOLERANCE = 1e-9
-PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at. outcome: passed, failed or skipped. file: the one at fault, "" where there is none.
-
-    detail: what was found, in words.
-    """
-
-    what: str
-    outcome: str
-    detail: str
-    file: str = ""
-
-    def to_dict(self) -> dict[str, str]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Verification:
-    """All checks of a run. It stands where none has failed; complete: none was skipped either."""
-
-    run: Path
-    checks: tuple[Check, ...]
-    seconds: float
-
-    @property
-    def passed(self) -> bool:
-        return all(check.outcome != FAILED for check in self.checks)
-
-    @property
-    def complete(self) -> bool:
-        return self.passed and all(check.outcome == PASSED for check in self.checks)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "run": str(self.run),
-            "passed": self.passed,
-            "complete": self.complete,
-            "checks": [check.to_dict() for check in self.checks],
-            "seconds": self.seconds,
-        }
 
 
 def verify(

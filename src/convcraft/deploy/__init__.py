@@ -1,0 +1,1 @@
+"""A trained network leaves the lab: bundles, formats, runtimes, compression."""

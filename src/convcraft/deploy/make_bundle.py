@@ -1,0 +1,195 @@
+"""A network, its contract and its trust become the files of a bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from convcraft.data.preprocess import Preprocess
+from convcraft.deploy.bundle import (
+    CARD,
+    CLASSES,
+    EXPECTED,
+    MANIFEST,
+    PARITY,
+    PREPROCESS,
+    VERSION,
+    Manifest,
+    ProbeEntry,
+    described,
+)
+from convcraft.deploy.export_network import ExportNetwork
+from convcraft.deploy.formats.form import FEATURES, LOGITS, Format, Runtime, Session
+from convcraft.deploy.machine import fingerprint, package_version
+from convcraft.deploy.parity import Parity, compare_logits
+from convcraft.deploy.probe_check import logit_range
+from convcraft.deploy.probes import FOLDER, Picture, pixels_sha256
+from convcraft.errors import UserError
+from convcraft.evaluation.outputs import Outputs
+
+EXACT = 1e-4  # of the logit range: float32 in another order of sums
+ROOM = 1.5  # times what was measured: another processor rounds low precision in another way
+LARGEST_TOLERANCE = 0.25
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What is exported.
+
+    network: of the run, in evaluation mode, on the CPU. loss: that it was trained by. trust: files as the run has them.
+    about: for people, goes into the manifest. card: MODEL_CARD.md.
+    """
+
+    name: str
+    network: ExportNetwork
+    classes: tuple[str, ...]
+    loss: str
+    weights_sha256: str
+    trust: Mapping[str, bytes]
+    about: Mapping[str, Any]
+    card: str
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.network.preprocess
+
+
+@dataclass(frozen=True, eq=False)
+class Judges:
+    """Real images that an export is compared on. pixels: uint8 [N, H, W, C]. targets: int64 [N], or None."""
+
+    name: str
+    pixels: NDArray[np.uint8]
+    targets: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """files: of the bundle, with bundle.json. parity: on real images, or on the probes where there were none."""
+
+    files: dict[str, bytes]
+    parity: Parity
+    tolerance: float
+
+
+def make_bundle(
+    source: Source,
+    form: Format,
+    precision: str,
+    pictures: Sequence[Picture],
+    judges: Judges | None,
+    calibration: NDArray[np.uint8],
+) -> Made:
+    """Write the network in a format, run it there, and hold it against the source.
+
+    Args:
+        pictures: the probes. judges: None: compared on the probes alone.
+        calibration: uint8 [N, H, W, C], on which int8 measures the ranges of activations.
+
+    Raises:
+        UserError: float32 that is not the source's within 1e-4 of the logit range, or low precision that is far off.
+    """
+    network = source.network
+    probes = np.stack([source.preprocess.pixels(picture.content) for picture in pictures])
+    model = form.write(network, network.inputs_of(calibration), precision)
+    form.check(model)
+    session = form.open(model, precision, Runtime())
+    expected = source_outputs(network, probes)
+    got = session_outputs(session, network, probes)
+    on_probes = compare_logits(expected.logits, got.logits, f"{len(probes)} probes")
+    tolerance = _tolerance(form, precision, expected, got, on_probes)
+    parity = on_probes
+    if judges is not None:
+        before = source_outputs(network, judges.pixels).logits
+        after = session_outputs(session, network, judges.pixels).logits
+        parity = compare_logits(before, after, judges.name, judges.targets, source.classes)
+    files = {
+        **model,
+        **source.trust,
+        CLASSES: _json(list(source.classes)),
+        PREPROCESS: _json(source.preprocess.as_dict()),
+        PARITY: _json({"real": parity.to_dict() if judges is not None else None, "probes": on_probes.to_dict()}),
+        CARD: source.card.encode(),
+        EXPECTED: save(_expected(expected)),
+        **{f"{FOLDER}/{picture.name}": picture.content for picture in pictures},
+    }
+    labels = [source.classes[label] for label in expected.logits.argmax(axis=1)]
+    manifest = Manifest(
+        version=VERSION,
+        name=source.name,
+        format=form.name,
+        precision=precision,
+        normalises=network.normalises,
+        loss=source.loss,
+        weights_sha256=source.weights_sha256,
+        preprocess_sha256=source.preprocess.hash(),
+        tolerance=tolerance,
+        probes=tuple(
+            ProbeEntry(file=f"{FOLDER}/{picture.name}", pixels_sha256=pixels_sha256(pixels), label=label)
+            for picture, pixels, label in zip(pictures, probes, labels, strict=True)
+        ),
+        source=dict(source.about),
+        made_with={
+            key: str(value) for key, value in {**fingerprint(form.package), "torch": package_version("torch")}.items()
+        },
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        files=described(files),
+    )
+    return Made({MANIFEST: manifest.to_bytes(), **files}, parity, tolerance)
+
+
+def source_outputs(network: ExportNetwork, pixels: NDArray[np.uint8]) -> Outputs:
+    """What torch says of pixels uint8 [N, H, W, C], in float32."""
+    inputs, parts = network.inputs_of(pixels), []
+    with torch.inference_mode():
+        for start in range(0, len(inputs), BATCH_SIZE):
+            answer = network(torch.from_numpy(np.ascontiguousarray(inputs[start : start + BATCH_SIZE])))
+            parts.append(answer if isinstance(answer, tuple) else (answer,))
+    logits, *features = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+    return Outputs(logits, features[0] if features else None)
+
+
+def session_outputs(session: Session, network: ExportNetwork, pixels: NDArray[np.uint8]) -> Outputs:
+    """What the exported network says of them."""
+    inputs = network.inputs_of(pixels)
+    parts = [session(inputs[start : start + BATCH_SIZE]) for start in range(0, len(inputs), BATCH_SIZE)]
+    features = [part.features for part in parts if part.features is not None]
+    return Outputs(np.concatenate([part.logits for part in parts]), np.concatenate(features) if features else None)
+
+
+def _tolerance(form: Format, precision: str, expected: Outputs, got: Outputs, parity: Parity) -> float:
+    """How far a logit or a feature may be off at load, as a share of their range."""
+    found = parity.relative_difference
+    if expected.features is not None and got.features is not None:
+        apart = float(np.abs(got.features.astype(np.float64) - expected.features).max())
+        found = max(found, apart / logit_range(expected.features))
+    what = f"{form.name} in {precision}"
+    if precision == "float32":
+        if not found <= EXACT:
+            received = f"{what} differs from the run's network by {found:.2g} of the logit range"
+            raise UserError(received, f"at most {EXACT:g}", "Choose another format; this one cannot carry the network.")
+        return EXACT
+    tolerance = max(EXACT, ROOM * found)
+    if not tolerance <= LARGEST_TOLERANCE:
+        received = f"{what} differs from the run's network by {found:.0%} of the logit range on the probes"
+        fix = "Choose a higher precision, or compress with training (convcraft compress)."
+        raise UserError(received, f"at most {LARGEST_TOLERANCE / ROOM:.0%}", fix)
+    return tolerance
+
+
+def _expected(outputs: Outputs) -> dict[str, NDArray[np.float32]]:
+    found = {LOGITS: np.ascontiguousarray(outputs.logits)}
+    return found if outputs.features is None else {**found, FEATURES: np.ascontiguousarray(outputs.features)}
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()

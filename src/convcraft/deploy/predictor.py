@@ -1,0 +1,114 @@
+"""Answers from a bundle, without torch where its format allows.
+
+predictor = Predictor.open("photos.zip")
+for answer in predictor.predict(["ant.jpg", "bee.jpg"]):
+    print(answer.ranking[0], answer.explanation)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convcraft.data.preprocess import ImageLike, Preprocess
+from convcraft.deploy.answering import answer_pictures
+from convcraft.deploy.bundle import Bundle, open_bundle
+from convcraft.deploy.formats.form import Runtime, Session
+from convcraft.deploy.machine import package_version
+from convcraft.deploy.probe_check import refuse_failed, try_probes
+from convcraft.deploy.remembered import recall, remember
+from convcraft.errors import UserError
+from convcraft.evaluation.answers import ImagePrediction
+from convcraft.evaluation.outputs import Outputs
+from convcraft.evaluation.trust import Trust
+
+BATCH_SIZE = 16
+PASSED = "probes"
+
+
+class Predictor:
+    """A bundle that has proven itself on this machine."""
+
+    def __init__(self, bundle: Bundle, session: Session, batch_size: int = BATCH_SIZE) -> None:
+        self.bundle, self.session, self.batch_size = bundle, session, batch_size
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        runtime: Runtime | None = None,
+        batch_size: int = BATCH_SIZE,
+        probe_again: bool = False,
+        allow_native_code: bool = False,
+    ) -> Predictor:
+        """Read a bundle, check it, and send its probes through, unless they have passed here before.
+
+        Args:
+            probe_again: send them through in any case.
+            allow_native_code: run machine code that the bundle brings. Only for bundles of makers you trust.
+
+        Raises:
+            UserError: no bundle, a changed or hostile one, a runtime that is not installed, or probes that fail.
+        """
+        bundle = open_bundle(Path(path))
+        session = open_session(bundle, runtime or Runtime(), allow_native_code=allow_native_code)
+        if probe_again or recall(bundle, PASSED) is not True:
+            refuse_failed(bundle, try_probes(bundle, session))
+            remember(bundle, PASSED, True)
+        return cls(bundle, session, batch_size)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.bundle.preprocess
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.bundle.classes
+
+    @property
+    def loss(self) -> str:
+        return self.bundle.manifest.loss
+
+    @property
+    def trust(self) -> Trust | None:
+        return self.bundle.trust
+
+    def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """What the network says of pixels uint8 [B, H, W, C] at its size, all at once."""
+        return self.session(pixels if self.bundle.manifest.normalises else self.preprocess.normalise(pixels))
+
+    def predict(self, pictures: Sequence[ImageLike | str]) -> list[ImagePrediction]:
+        """One answer per picture: a file, its encoded bytes, or pixels uint8 [H, W] or [H, W, 3].
+
+        A picture that cannot be read gets an answer with its problem, and does not disturb the others.
+        """
+        return list(answer_pictures(self, (_named(picture, at) for at, picture in enumerate(pictures))))
+
+
+def open_session(bundle: Bundle, runtime: Runtime, *, allow_native_code: bool = False) -> Session:
+    """Start a bundle's network.
+
+    Raises:
+        UserError: machine code that was not allowed, a runtime that is not installed, or one that refuses the file.
+    """
+    form = bundle.form
+    if form.native_code and not allow_native_code:
+        received = f"{bundle.path}: format {form.name}, which runs machine code of whoever made it"
+        raise UserError(
+            received, "your word that you trust its maker", "Add --allow-native-code, or use another format."
+        )
+    if package_version(form.package) is None:
+        extra = "train" if form.package == "torch" else form.package
+        fix = f'Install it with: pip install "convcraft[{extra}]"'
+        raise UserError(f"{bundle.path}: format {form.name} without {form.package}", f"{form.package}", fix)
+    return form.open(bundle.model, bundle.manifest.precision, runtime)
+
+
+def _named(picture: ImageLike | str, position: int) -> tuple[str, ImageLike]:
+    if isinstance(picture, str):
+        return picture, Path(picture)
+    return (str(picture) if isinstance(picture, Path) else f"picture {position + 1}"), picture

@@ -1,0 +1,211 @@
+"""`convcraft export`: a run becomes bundles that answer as it does, or refuse to be made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from convcraft.deploy.archive import write_folder, write_zip
+from convcraft.deploy.bundle import MANIFEST
+from convcraft.deploy.export_network import ExportNetwork
+from convcraft.deploy.formats.catalogue import find_format
+from convcraft.deploy.formats.form import Format
+from convcraft.deploy.make_bundle import Made, Source, make_bundle
+from convcraft.deploy.parity import Parity
+from convcraft.deploy.probes import Picture, made_pictures
+from convcraft.errors import UserError
+from convcraft.evaluation.trust import TENSORS, TRUST, load_trust
+from convcraft.training.run_folder import ResultWeights, RunDescription, read_run
+from convcraft.workflows.console import data_progress
+from convcraft.workflows.export_images import ExportImages, export_images, picture_of
+from convcraft.workflows.load_model import load_model
+from convcraft.workflows.model_card import model_card
+
+BUNDLES = "bundles"
+NUM_PROBES = 16
+PROBES = ("made", "data")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A format in a precision: "onnx", "openvino:int8"."""
+
+    form: Format
+    precision: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.form.name}-{self.precision}"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One bundle. bytes: of the model files; of the whole bundle. tolerance: what its probes may be off at load."""
+
+    path: Path
+    variant: Variant
+    parity: Parity
+    model_bytes: int
+    bundle_bytes: int
+    tolerance: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "bundle": str(self.path),
+            "format": self.variant.form.name,
+            "precision": self.variant.precision,
+            "parity": self.parity.to_dict(),
+            "model_bytes": self.model_bytes,
+            "bundle_bytes": self.bundle_bytes,
+            "tolerance": self.tolerance,
+        }
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    run: Path
+    exported: tuple[Exported, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "run": str(self.run),
+            "bundles": [exported.to_dict() for exported in self.exported],
+            "notes": list(self.notes),
+            "seconds": self.seconds,
+        }
+
+
+def parse_variants(formats: Sequence[str], precision: str | None) -> tuple[Variant, ...]:
+    """
+    Args:
+        formats: "onnx", or with a precision "openvino:int8". precision: of those that name none.
+
+    Raises:
+        UserError: an unknown format, a precision that it has not, or one twice.
+    """
+    variants: list[Variant] = []
+    for given in formats:
+        name, _, own = given.partition(":")
+        form = find_format(name)
+        wanted = own or precision or form.precisions[0]
+        if wanted not in form.precisions:
+            fix = f"For example: --format {form.name}:{form.precisions[0]}"
+            raise UserError(f"{form.name} in {wanted!r}", f"one of {', '.join(form.precisions)}", fix)
+        variant = Variant(form, wanted)
+        if variant in variants:
+            raise UserError(f"{variant.label} twice", "each variant once", "Leave one out.")
+        variants.append(variant)
+    return tuple(variants)
+
+
+def export(
+    run: Path,
+    variants: Sequence[Variant],
+    *,
+    out: Path | None = None,
+    as_zip: bool = True,
+    probes: str = "made",
+    normalises: bool = False,
+    console: Console,
+) -> ExportResult:
+    """Write a run's network as bundles, each compared with it on images that are no test images.
+
+    Args:
+        out: a folder for the bundles; None: RUN/bundles.
+        as_zip: one zip per bundle, or a folder.
+        probes: "made": drawings; "data": images of the run's own data, which then travel with the bundle.
+        normalises: the network takes uint8 pixels [B, H, W, C] and normalises by itself.
+
+    Raises:
+        UserError: no finished run, images that are needed and gone, a format that cannot carry the network, or a bundle
+            that is there already.
+    """
+    started = time.monotonic()
+    if probes not in PROBES:
+        raise UserError(f"probes {probes!r}", "made or data", "made needs no images of yours.")
+    description = read_run(run)
+    model, weights = load_model(description)
+    folder = out or run / BUNDLES
+    places = [folder / f"{run.resolve().name}-{variant.label}{'.zip' if as_zip else ''}" for variant in variants]
+    _refuse_taken(places)
+    exported = []
+    with data_progress(console) as progress:
+        images = export_images(description, progress)
+        _refuse_missing(images, variants, probes, run)
+        source, notes = _source(description, model, weights, normalises)
+        pictures = _pictures(description, images, probes)
+        for done, (variant, place) in enumerate(zip(variants, places, strict=True)):
+            progress(done, len(variants), "exporting")
+            made = make_bundle(source, variant.form, variant.precision, pictures, images.judges, images.calibration)
+            folder.mkdir(parents=True, exist_ok=True)
+            (write_zip if as_zip else write_folder)(place, made.files)
+            exported.append(_described(place, variant, made))
+        progress(len(variants), len(variants), "exporting")
+    return ExportResult(run, tuple(exported), (*images.notes, *notes), time.monotonic() - started)
+
+
+def _refuse_taken(places: Sequence[Path]) -> None:
+    for place in places:
+        if place.exists():
+            raise UserError(f"{place} is there already", "a new name", "Remove it, or choose another --out.")
+
+
+def _refuse_missing(images: ExportImages, variants: Sequence[Variant], probes: str, run: Path) -> None:
+    """Ranges for int8 and probes of real images come from the run's data."""
+    needing = [variant.label for variant in variants if variant.precision == "int8"]
+    needing += ["--probes data"] if probes == "data" else []
+    if needing and images.judges is None:
+        received = f"{', '.join(needing)} without the data of {run}"
+        raise UserError(received, "the run's train images", "Put the data back, or leave that out.")
+
+
+def _source(
+    run: RunDescription, model: nn.Module, weights: ResultWeights, normalises: bool
+) -> tuple[Source, tuple[str, ...]]:
+    """With the run's trust; its notes say what could not be taken along."""
+    trust = load_trust(run.folder, weights.sha256, run.preprocess.hash())
+    files = {name: (run.folder / name).read_bytes() for name in (TRUST, TENSORS) if (run.folder / name).exists()}
+    notes: tuple[str, ...] = ()
+    if trust is None:
+        files = {}
+        notes = ("The run has no trust.json: the bundle's probabilities are not calibrated, and nothing is rejected.",)
+    network = ExportNetwork(
+        model, run.preprocess, features=trust is not None and trust.needs_features, normalises=normalises
+    )
+    about = {"network": run.config.model.name, "recipe": run.config.recipe, "data": run.data["name"]}
+    source = Source(
+        name=run.folder.resolve().name,
+        network=network,
+        classes=run.classes,
+        loss=run.config.training.loss,
+        weights_sha256=weights.sha256,
+        trust=files,
+        about=about,
+        card=model_card(run, trust),
+    )
+    return source, notes
+
+
+def _pictures(run: RunDescription, images: ExportImages, probes: str) -> tuple[Picture, ...]:
+    if probes == "made" or images.judges is None:
+        return made_pictures(run.preprocess.height, run.preprocess.width)
+    return tuple(
+        picture_of(pixels, f"image_{at:02d}.png") for at, pixels in enumerate(images.judges.pixels[:NUM_PROBES])
+    )
+
+
+def _described(place: Path, variant: Variant, made: Made) -> Exported:
+    sizes = {name: len(content) for name, content in made.files.items()}
+    written = place.stat().st_size if place.is_file() else sum(sizes.values())
+    assert MANIFEST in sizes
+    return Exported(
+        place, variant, made.parity, sum(sizes[name] for name in variant.form.files), written, made.tolerance
+    )

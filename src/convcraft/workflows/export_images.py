@@ -1,0 +1,71 @@
+"""Images of a run's own data that exports are calibrated and judged on; never its test images."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from convcraft.data.dataset import Recorded, prepare_training_data
+from convcraft.data.image_set import ImageSet
+from convcraft.data.sample import Progress
+from convcraft.data.spread import spread
+from convcraft.deploy.make_bundle import Judges
+from convcraft.deploy.probes import Picture
+from convcraft.errors import UserError
+from convcraft.finetune.pool import make_pool
+from convcraft.training.run_folder import RunDescription
+
+JUDGED_IMAGES = 500
+CALIBRATION_IMAGES = 300
+
+
+@dataclass(frozen=True, eq=False)
+class ExportImages:
+    """calibration: train images, uint8 [N, H, W, C]; empty without data. judges: None without. notes: for people."""
+
+    calibration: NDArray[np.uint8]
+    judges: Judges | None
+    notes: tuple[str, ...] = ()
+
+
+def export_images(run: RunDescription, progress: Progress | None = None) -> ExportImages:
+    """Train images to calibrate on, held-out images to judge on; train images where the network learned from all."""
+    shape = (0, run.preprocess.height, run.preprocess.width, run.preprocess.channels)
+    recorded = Recorded(run.preprocess.version, train_decoder="contract")
+    try:
+        data = prepare_training_data(run.config.data, run.config.preprocess, progress, recorded=recorded)
+    except UserError as error:
+        note = f"The run's data cannot be opened ({error.received}): compared on the probes alone."
+        return ExportImages(np.zeros(shape, np.uint8), None, (note,))
+    if data.description["sha256"] != run.data["sha256"] or data.preprocess != run.preprocess:
+        note = "The run's data have changed since: compared on the probes alone."
+        return ExportImages(np.zeros(shape, np.uint8), None, (note,))
+    train, held_out = data.train, data.val
+    if run.config.finetune.method != "none":
+        pool = make_pool(data, run.config)
+        train = pool.images
+        held_out = None if pool.cross_fitted else pool.images.subset(pool.chooses)
+    calibration = _some(train, CALIBRATION_IMAGES)
+    if held_out is None:
+        judged, what = _some(train, JUDGED_IMAGES), "train images"
+        notes: tuple[str, ...] = ("No image was held out: compared on images that the network has learned from.",)
+    else:
+        judged, what, notes = _some(held_out, JUDGED_IMAGES), "validation images", ()
+    name = f"{len(judged)} {what} of {run.data['name']}"
+    judges = Judges(name, judged.pixels_of(np.arange(len(judged))), judged.targets)
+    return ExportImages(calibration.pixels_of(np.arange(len(calibration))), judges, notes)
+
+
+def picture_of(pixels: NDArray[np.uint8], name: str) -> Picture:
+    """Pixels [H, W, C] as a PNG, which keeps them as they are and nothing else of the file they came from."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(stream, "PNG")
+    return Picture(name, stream.getvalue())
+
+
+def _some(images: ImageSet, most: int) -> ImageSet:
+    return images.subset(spread(len(images), most))
