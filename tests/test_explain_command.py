@@ -120,11 +120,11 @@ def test_the_command_draws_a_page_and_leaves_the_run_as_it_was(
 
 
 def test_the_answers_are_those_of_predict(run: Path, digits: list[str], tmp_path: Path) -> None:
-    from convcraft.workflows.predict import predict
+    from convcraft.workflows.predict import How, predict
 
     result = explain(run, digits, check=False, num_neighbours=0, out=tmp_path / "a.html", device="cpu", console=QUIET)
     raw = load_model(read_run(run))[0]
-    for entry, answer in zip(result.explanations, predict(run, digits, device="cpu"), strict=True):
+    for entry, answer in zip(result.explanations, predict(run, digits, How(device="cpu")), strict=True):
         assert entry.class_name == answer.ranking[0][0]
         image = torch.from_numpy(read_run(run).preprocess(Path(entry.image)))[None]
         expected = torch.softmax(raw(image), dim=1).max().item()

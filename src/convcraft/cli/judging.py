@@ -10,6 +10,7 @@ import typer
 from convcraft.cli.options import (
     EXIT_BAD_INPUT,
     EXIT_CHECK_FAILED,
+    EXIT_INTERRUPTED,
     DataDir,
     Debug,
     Device,
@@ -24,7 +25,7 @@ from convcraft.cli.options import (
     TestSplit,
     no_data,
 )
-from convcraft.cli.printing import print_classes, print_json, print_report
+from convcraft.cli.printing import print_answer, print_classes, print_json, print_report
 from convcraft.errors import UserError
 
 
@@ -100,8 +101,15 @@ def evaluate(
 
 def predict(
     run: RunOrBundle,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, or - for standard input.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE...", help="Files, folders, videos, camera:0, or - for standard input."),
+    ],
     top: Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Also write the answers: .csv, .json or .parquet.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Of a video, each so many-th frame.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of a bundle; default: measured where it pays.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Of a bundle; default: measured where it pays.")] = None,
     native_code: NativeCode = False,
     seed: Seed = None,
     device: Device = "auto",
@@ -113,26 +121,45 @@ def predict(
 
     Examples: convcraft predict runs/mnist digit.png
     cat digit.png | convcraft predict runs/mnist - --json
-    convcraft predict photos-onnx-float32.zip photos/
+    convcraft predict photos-onnx-float32.zip photos/ --out answers.csv
     """
+    import time
+
     from convcraft.evaluation.answers import UNCALIBRATED
     from convcraft.workflows.console import make_console
-    from convcraft.workflows.predict import predict as run_predict
+    from convcraft.workflows.predict import How, predict_each, refuse_unreadable
+    from convcraft.workflows.save_answers import refuse_other_endings, save_answers
 
-    answers = run_predict(run, images, device=device, allow_native_code=native_code)
+    if out is not None:
+        refuse_other_endings(out)
+    console = make_console(quiet)
+    how = How(device=device, threads=threads, batch_size=batch_size, allow_native_code=native_code, every=every)
+    each = predict_each(run, images, how)
+    answers, started, stopped = [], time.monotonic(), False
+    try:
+        for answer in each:
+            answers.append(answer)
+            if not json_:
+                print_answer(answer, top)
+    except KeyboardInterrupt:  # how a camera ends; what was answered is kept
+        stopped = True
+    seconds = time.monotonic() - started
+    refuse_unreadable(answers)
     calibrated = any(answer.calibrated for answer in answers)
-    if not json_:
-        for answer in answers:
-            shown = ", ".join(f"{name} {share:.1%}" for name, share in answer.ranking[:top])
-            warning = "" if answer.explanation is None else f"\t{answer.explanation}"
-            print(f"{answer.image}\t{shown or 'not readable: ' + str(answer.problem)}{warning}")
-    else:
+    if out is not None:
+        save_answers(out, answers, top)
+    if json_:
         told = [answer.to_dict(top) for answer in answers]
-        print_json({"run": str(run), "calibrated": calibrated, "predictions": told})
-    if not calibrated:
-        make_console(quiet).print(UNCALIBRATED, highlight=False, markup=False)
+        print_json({"run": str(run), "calibrated": calibrated, "predictions": told, "seconds": seconds})
+    if len(answers) > 1:
+        pace = f"{len(answers):,} pictures in {seconds:.2f} s: {len(answers) / seconds:.1f} per second"
+        console.print(pace, highlight=False, markup=False)
+    if answers and not calibrated:
+        console.print(UNCALIBRATED, highlight=False, markup=False)
     if any(answer.problem is not None for answer in answers):
         raise typer.Exit(EXIT_BAD_INPUT)
+    if stopped:
+        raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def doctor(

@@ -23,6 +23,13 @@ def print_profile(profile: dict[str, Any], quiet: bool) -> None:
     console.print(profile["hint"], highlight=False, markup=False)
 
 
+def print_answer(answer: Any, top: int) -> None:
+    """One line per picture: name, classes, and why not to rely on it."""
+    shown = ", ".join(f"{name} {share:.1%}" for name, share in answer.ranking[:top])
+    warning = "" if answer.explanation is None else f"\t{answer.explanation}"
+    print(f"{answer.image}\t{shown or 'not readable: ' + str(answer.problem)}{warning}", flush=True)
+
+
 def print_report(report: Any, measured_on: str) -> None:
     low, high = report.interval
     print(

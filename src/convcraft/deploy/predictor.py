@@ -20,6 +20,7 @@ from convcraft.deploy.formats.form import Runtime, Session
 from convcraft.deploy.machine import package_version
 from convcraft.deploy.probe_check import refuse_failed, try_probes
 from convcraft.deploy.remembered import recall, remember
+from convcraft.deploy.runtime_choice import choose_runtime, remembered_choice
 from convcraft.errors import UserError
 from convcraft.evaluation.answers import ImagePrediction
 from convcraft.evaluation.outputs import Outputs
@@ -41,13 +42,16 @@ class Predictor:
         path: str | Path,
         *,
         runtime: Runtime | None = None,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
+        measure: bool = False,
         probe_again: bool = False,
         allow_native_code: bool = False,
     ) -> Predictor:
         """Read a bundle, check it, and send its probes through, unless they have passed here before.
 
         Args:
+            runtime, batch_size: None: what was measured here before, else the runtime's own and 16.
+            measure: where nothing was, measure first; a few seconds, for many pictures.
             probe_again: send them through in any case.
             allow_native_code: run machine code that the bundle brings. Only for bundles of makers you trust.
 
@@ -55,11 +59,19 @@ class Predictor:
             UserError: no bundle, a changed or hostile one, a runtime that is not installed, or probes that fail.
         """
         bundle = open_bundle(Path(path))
-        session = open_session(bundle, runtime or Runtime(), allow_native_code=allow_native_code)
+        choice = None
+        if runtime is None and batch_size is None:
+            choice = remembered_choice(bundle)
+            if choice is None and measure:
+                choice = choose_runtime(
+                    bundle, lambda given: open_session(bundle, given, allow_native_code=allow_native_code)
+                )
+        runtime = runtime or (Runtime() if choice is None else choice.runtime)
+        session = open_session(bundle, runtime, allow_native_code=allow_native_code)
         if probe_again or recall(bundle, PASSED) is not True:
             refuse_failed(bundle, try_probes(bundle, session))
             remember(bundle, PASSED, True)
-        return cls(bundle, session, batch_size)
+        return cls(bundle, session, batch_size or (BATCH_SIZE if choice is None else choice.batch_size))
 
     @property
     def preprocess(self) -> Preprocess:
@@ -105,7 +117,15 @@ def open_session(bundle: Bundle, runtime: Runtime, *, allow_native_code: bool = 
         extra = "train" if form.package == "torch" else form.package
         fix = f'Install it with: pip install "convcraft[{extra}]"'
         raise UserError(f"{bundle.path}: format {form.name} without {form.package}", f"{form.package}", fix)
-    return form.open(bundle.model, bundle.manifest.precision, runtime)
+    try:
+        return form.open(bundle.model, bundle.manifest.precision, runtime)
+    except UserError:
+        raise
+    except Exception as error:  # each runtime has exceptions of its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        received = f"{bundle.path}: {form.package} refuses its model ({reason})"
+        fix = f"It was made with {form.package} {bundle.manifest.made_with.get(form.package)}; try that version."
+        raise UserError(received, "a model that it can load", fix) from error
 
 
 def _named(picture: ImageLike | str, position: int) -> tuple[str, ImageLike]:

@@ -97,7 +97,11 @@ def refuse_failed(bundle: Bundle, results: tuple[ProbeResult, ...]) -> None:
 
 
 def _outputs(bundle: Bundle, session: Session, images: NDArray[np.generic]) -> Outputs:
-    outputs = session(images)
+    try:
+        outputs = session(images)
+    except Exception as error:  # each runtime has exceptions of its own
+        received = f"{bundle.path}: {bundle.form.package} cannot run it ({_first_line(error)})"
+        raise UserError(received, "a network that takes what its contract gives", FIX) from error
     wanted = (len(images), len(bundle.classes))
     if outputs.logits.shape != wanted:
         received = f"{bundle.path}: logits {list(outputs.logits.shape)}"
@@ -105,6 +109,10 @@ def _outputs(bundle: Bundle, session: Session, images: NDArray[np.generic]) -> O
     if bundle.expected_features is not None and outputs.features is None:
         raise UserError(f"{bundle.path}: a network without features", "those that its trust is based on", FIX)
     return outputs
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _feature_differences(bundle: Bundle, outputs: list[Outputs]) -> NDArray[np.float64]:

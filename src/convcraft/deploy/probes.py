@@ -18,7 +18,7 @@ from PIL import Image
 
 FOLDER = "probes"
 EXIF_ORIENTATION = 0x0112
-LARGE = (1800, 2400)  # height, width; phones take more, but a bundle should stay small
+LARGE = (2400, 1800)  # width, height; phones take more, but a bundle should stay small
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def made_pictures(height: int, width: int) -> tuple[Picture, ...]:
         "cmyk.jpg": lambda pixels: _jpeg(pixels, mode="CMYK"),
         "alpha.png": _transparent,
         "palette.gif": lambda pixels: _saved(Image.fromarray(pixels).quantize(64), "GIF"),
-        "large.jpg": lambda pixels: _jpeg(pixels, quality=60),
+        "large.jpg": _large,
         "tiny.png": _png,
         "wide.png": _png,
         "tall.webp": lambda pixels: _saved(Image.fromarray(pixels), "WEBP", lossless=True),
@@ -56,7 +56,6 @@ def made_pictures(height: int, width: int) -> tuple[Picture, ...]:
     sizes = {
         "own_size.png": (height, width),
         "portrait.jpg": (400, 300),
-        "large.jpg": LARGE,
         "tiny.png": (7, 9),
         "wide.png": (48, 360),
         "tall.webp": (360, 48),
@@ -103,6 +102,10 @@ def _jpeg(pixels: NDArray[np.uint8], mode: str = "RGB", orientation: int = 1, qu
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
     return _saved(Image.fromarray(pixels).convert(mode), "JPEG", quality=quality, exif=exif)
+
+
+def _large(pixels: NDArray[np.uint8]) -> bytes:
+    return _jpeg(np.array(Image.fromarray(pixels).resize(LARGE, Image.Resampling.BICUBIC)), quality=60)
 
 
 def _sixteen_bit(pixels: NDArray[np.uint8]) -> bytes:

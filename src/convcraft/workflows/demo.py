@@ -16,7 +16,7 @@ from convcraft.recipes.catalogue import load_recipe
 from convcraft.training.run_folder import read_run
 from convcraft.workflows.evaluate import EvaluateResult, evaluate
 from convcraft.workflows.finetune import FinetuneResult, finetune
-from convcraft.workflows.predict import predict
+from convcraft.workflows.predict import How, predict
 from convcraft.workflows.train import TrainResult, train
 
 PICTURE = "digit.png"
@@ -53,7 +53,7 @@ def demo(out: Path, *, seed: int = 0, device: str = "auto", console: Console) ->
     _say(console, "3/5  The report shows curves, confusion matrix, worst mistakes and what the first layer sees.")
     _say(console, "4/5  One more picture, read from a file as yours would be.")
     picture, true_label = _write_picture(out)
-    prediction = predict(out, [str(picture)], device=device)[0]
+    prediction = predict(out, [str(picture)], How(device=device))[0]
     _say(console, f"5/5  {LABELS} labels per class: a network that learned from MNIST is fine-tuned to these digits.")
     finetuned = finetune(_few_labels(seed, device), out / FINETUNED, console=console)
     finetuned_evaluated = evaluate(out / FINETUNED, device=device, console=console)

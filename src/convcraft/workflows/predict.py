@@ -5,48 +5,84 @@ A run needs torch; a bundle does not, so that nothing here imports it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from convcraft.data.given_pictures import open_pictures
+from convcraft.data.preprocess import ImageLike
 from convcraft.deploy.answering import Answering, answer_pictures
 from convcraft.deploy.bundle import is_bundle
 from convcraft.deploy.formats.form import Runtime
+from convcraft.deploy.frames import frames_of, is_video
 from convcraft.deploy.predictor import Predictor
 from convcraft.errors import UserError
 from convcraft.evaluation.answers import ImagePrediction
 
+MANY = 64  # pictures from which measuring the runtime's settings pays
 
-def predict(
-    where: Path, images: Sequence[str], *, device: str = "auto", allow_native_code: bool = False
-) -> list[ImagePrediction]:
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How a network is run.
+
+    device: of a run. threads, batch_size: of a bundle; None: measured where there are many pictures, and remembered.
+    allow_native_code: of a bundle whose maker is trusted. every: of a video's frames, each so many-th.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+    batch_size: int | None = None
+    allow_native_code: bool = False
+    every: int = 1
+
+
+def predict(where: Path, images: Sequence[str], how: How | None = None) -> list[ImagePrediction]:
     """Classify pictures with a run's result weights or with a bundle, on the pixels that the network was judged on.
 
     Probabilities are calibrated, and answers judged, by the run's trust.json where it has one.
 
     Args:
         where: a run folder or a bundle.
-        images: files, folders (all images below them) or "-" for one encoded picture on standard input.
+        images: files, folders (all images below them), video files, "camera:0", or "-" for one encoded picture on
+            standard input.
 
     Raises:
         UserError: no such run, bundle or file, a bundle whose probes fail, a folder without images, or not one readable
             picture.
     """
-    named = open_pictures(images)
-    answers = list(answer_pictures(open_network(where, device, allow_native_code=allow_native_code), named))
+    answers = list(predict_each(where, images, how))
     refuse_unreadable(answers)
     return answers
 
 
-def open_network(
-    where: Path, device: str = "auto", runtime: Runtime | None = None, *, allow_native_code: bool = False
-) -> Answering:
+def predict_each(where: Path, images: Sequence[str], how: How | None = None) -> Iterator[ImagePrediction]:
+    """As `predict`, each answer as soon as its batch is through; a camera never ends."""
+    how = how or How()
+    stills = {name: open_pictures([name]) for name in images if not is_video(name)}
+    many = len(stills) < len(images) or sum(map(len, stills.values())) >= MANY
+    network = open_network(where, how, many=many)
+
+    def named() -> Iterator[tuple[str, ImageLike]]:
+        for name in images:
+            yield from stills[name] if name in stills else frames_of(name, how.every)
+
+    return answer_pictures(network, named())
+
+
+def open_network(where: Path, how: How, *, many: bool = False) -> Answering:
     """A run or a bundle, ready to answer."""
     if is_bundle(where):
-        return Predictor.open(where, runtime=runtime, allow_native_code=allow_native_code)
+        return Predictor.open(
+            where,
+            runtime=None if how.threads is None else Runtime(how.threads),
+            batch_size=how.batch_size,
+            measure=many,
+            allow_native_code=how.allow_native_code,
+        )
     from convcraft.workflows.run_network import RunNetwork
 
-    return RunNetwork(where, device)
+    return RunNetwork(where, how.device)
 
 
 def refuse_unreadable(answers: Sequence[ImagePrediction]) -> None:
