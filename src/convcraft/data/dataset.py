@@ -24,6 +24,7 @@ from convcraft.data.sample import ALL, Finding, Progress, Sample, Source
 from convcraft.data.scan import Scan, findings, refuse_if_too_bad
 from convcraft.data.sources import open_source
 from convcraft.data.splits import Splits, all_samples, brought_indices, make_splits
+from convcraft.data.spread import spread
 from convcraft.errors import UserError
 
 STATISTICS_IMAGES = 5_000  # mean and std of streamed sets are measured on so many train images
@@ -269,7 +270,7 @@ def _pixels_to_measure(images: ImageSet) -> NDArray[np.uint8]:
     """All train pixels, or those of evenly spaced images of a set that streams."""
     if images.pixels is not None:
         return images.pixels
-    return images.pixels_of(np.unique(np.linspace(0, len(images) - 1, STATISTICS_IMAGES).astype(np.int64)))
+    return images.pixels_of(spread(len(images), STATISTICS_IMAGES))
 
 
 def _renumber(samples: Sequence[Sample], own: tuple[str, ...], wanted: tuple[str, ...]) -> list[Sample]:

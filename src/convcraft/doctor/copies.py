@@ -19,6 +19,7 @@ from convcraft.data.frequencies import grey_of
 from convcraft.data.image_set import ImageSet
 from convcraft.data.sample import Finding, Progress
 from convcraft.data.scan_arrays import thumbnails_of
+from convcraft.data.spread import spread
 
 NEIGHBOURS = 3  # of each image, proposed by features
 MOST_PAIRS = 300  # looked at by pixels, the most similar first; a pair takes some 10 ms
@@ -109,7 +110,7 @@ def find_hidden_copies(
 
 def _all_alike(images: ImageSet) -> bool:
     """Whether the images look so much alike (digits) that pixels cannot tell a part of one from another one."""
-    drawn = np.unique(np.linspace(0, len(images) - 1, SAMPLED_IMAGES).astype(np.int64))
+    drawn = spread(len(images), SAMPLED_IMAGES)
     thumbnails = thumbnails_of(images.pixels_of(drawn), THUMBNAIL_SIDE_PIXELS)
     grey = grey_of(np.broadcast_to(thumbnails, (*thumbnails.shape[:3], 3)))
     return float(np.median(neighbourhood_likeness(grey, np.arange(len(grey))))) >= DISTINCT_CORRELATION

@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from convcraft.config import RunConfig
 from convcraft.data.image_set import ImageSet
 from convcraft.data.sample import Finding, worst_first
+from convcraft.data.spread import spread
 from convcraft.doctor.preflight_clock import TRAINING_PASSES, Affordable, Clock
 from convcraft.doctor.preflight_data import (
     class_findings,
@@ -173,7 +174,7 @@ def _spread_batch(images: ImageSet) -> tuple[Tensor, Tensor]:
     """A few images of as many classes as possible, prepared as evaluation prepares them."""
     count = _num_images(len(images), images.preprocess.height * images.preprocess.width)
     by_class = np.argsort(images.targets, kind="stable")
-    ids = by_class[np.linspace(0, len(images) - 1, count).astype(np.int64)]
+    ids = by_class[spread(len(images), count)]
     normalised = images.preprocess.normalise(images.pixels_of(ids))
     return torch.from_numpy(normalised), torch.from_numpy(images.targets[ids])
 
@@ -246,8 +247,8 @@ def _try_batch(
     evaluated += batch_findings(twin, images[:FEW]) if len(images) > 1 and affordable.evaluates else ()
     if not affordable.num_images:
         return evaluated
-    spread = np.linspace(0, len(images) - 1, affordable.num_images).astype(np.int64)
-    images, targets = images[spread], targets[spread]
+    some = spread(len(images), affordable.num_images)
+    images, targets = images[some], targets[some]
     trace = run_batch(twin, images, targets, kind.function)
     if trace.error is not None:  # evaluation stopped at the same place
         return [*stop_findings(trace), *unreached_head_findings(trace, num_classes)]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from convcraft.data.image_set import ImageSet
 from convcraft.data.sample import Finding
+from convcraft.data.spread import spread
 from convcraft.doctor.preflight_finding import error, some, warning
 from convcraft.doctor.preflight_loss import INDICES, MANY_LABELS, LossKind
 
@@ -111,7 +112,7 @@ def rows_shared(part: NDArray[np.generic], other: NDArray[np.generic]) -> NDArra
 def _keys(rows: NDArray[np.generic]) -> NDArray[np.void]:
     """Some bytes of each row, spread evenly, as one value."""
     flat = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
-    places = np.unique(np.linspace(0, flat.shape[1] - 1, SAMPLED_BYTES).astype(np.int64))
+    places = spread(flat.shape[1], SAMPLED_BYTES)
     chosen = np.ascontiguousarray(flat[:, places])
     return chosen.view(np.dtype((np.void, chosen.shape[1]))).reshape(-1)
 

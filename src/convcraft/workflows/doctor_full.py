@@ -19,6 +19,7 @@ from convcraft.data.preprocess import resolve
 from convcraft.data.sample import Finding, Progress, Sample
 from convcraft.data.sources import open_source
 from convcraft.data.splits import all_samples
+from convcraft.data.spread import spread
 from convcraft.doctor.balance import precision_findings
 from convcraft.doctor.copies import hidden_copy_findings
 from convcraft.doctor.label_errors import can_judge, find_label_errors, label_findings
@@ -154,7 +155,7 @@ def _test_without_labels(config: RunConfig, data: TrainingData) -> ImageSet | No
 
 def _shifts(train: _Part, others: Sequence[_Part], data: TrainingData, eye: Eye) -> list[Finding]:
     """Of each other split from train, and the sizes of the train pictures."""
-    shown = _spread(train.images)
+    shown = spread(len(train.images), DECODED_PICTURES)
     statistics = image_statistics([train.images.samples[index] for index in shown])
     found = [*size_findings(statistics, [train.images.names[index] for index in shown], data.preprocess)]
     tested = [part for part in others if min(len(part.images), len(train.images)) >= LEAST_IMAGES]
@@ -163,14 +164,10 @@ def _shifts(train: _Part, others: Sequence[_Part], data: TrainingData, eye: Eye)
         for part in tested
     ]
     for part, test, p_value in zip(tested, tests, holm([test.p_value for test in tests]) if tests else (), strict=True):
-        own = image_statistics([part.images.samples[index] for index in _spread(part.images)])
+        own = image_statistics([part.images.samples[index] for index in spread(len(part.images), DECODED_PICTURES)])
         differences = compare_statistics(statistics, own)
         found += shift_findings(part.name, test, p_value, differences, part.images.names, eye.name)
     return found
-
-
-def _spread(images: ImageSet) -> NDArray[np.int64]:
-    return np.unique(np.linspace(0, len(images) - 1, DECODED_PICTURES).astype(np.int64))
 
 
 # --- the page ---

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from convcraft.config import RunConfig
 from convcraft.data.dataset import TrainingData
 from convcraft.data.preprocess import Preprocess, measure_mean_std
+from convcraft.data.spread import spread
 
 STATISTICS_IMAGES = 256  # mean and std of so many images are near enough for looking
 
@@ -23,7 +22,7 @@ def examined_config(config: RunConfig) -> RunConfig:
 
 def with_statistics(data: TrainingData) -> TrainingData:
     """The same data under the mean and std of some train images, as training would measure them on all."""
-    some = np.unique(np.linspace(0, len(data.train) - 1, STATISTICS_IMAGES).astype(np.int64))
+    some = spread(len(data.train), STATISTICS_IMAGES)
     return under(data, data.preprocess.with_statistics(*measure_mean_std(data.train.pixels_of(some))))
 
 

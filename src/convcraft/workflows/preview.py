@@ -19,6 +19,7 @@ from convcraft.data.dataset import TrainingData
 from convcraft.data.draws import epoch_order
 from convcraft.data.image_set import ImageSet
 from convcraft.data.preprocess import Preprocess, measure_mean_std
+from convcraft.data.spread import spread
 from convcraft.report.augment_sheet import SheetRow, draw_sheet
 
 NUM_IMAGES = 8
@@ -92,7 +93,7 @@ def _with_mean(data: TrainingData, config: RunConfig) -> Preprocess:
     """The contract with mean and std: as configured, or measured on some train images."""
     if config.preprocess.mean is not None:
         return data.preprocess
-    some = np.unique(np.linspace(0, len(data.train) - 1, STATISTICS_IMAGES).astype(np.int64))
+    some = spread(len(data.train), STATISTICS_IMAGES)
     return data.preprocess.with_statistics(*measure_mean_std(data.train.pixels_of(some)))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from convcraft.data.image_set import ImageSet
 from convcraft.data.loader import eval_batches
 from convcraft.data.preprocess import Preprocess
+from convcraft.data.spread import spread
 from convcraft.errors import UserError
 from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.predictions import predict_logits
@@ -130,11 +131,6 @@ def distances(
         found["mahalanobis"] = fit_mahalanobis(features, targets)
         found["relative_mahalanobis"] = fit_mahalanobis(features, targets, relative=True)
     return {**found, "nearest_neighbours": fit_neighbours(features, largest_bank=TRAIN_IMAGES)}
-
-
-def spread(number: int, most: int) -> NDArray[np.int64]:
-    """At most so many of `number` positions, evenly spread: int64."""
-    return np.unique(np.linspace(0, number - 1, min(number, most)).astype(np.int64))
 
 
 def _scatter(features: NDArray[np.float32], targets: NDArray[np.int64]) -> bool:

@@ -18,6 +18,7 @@ from convcraft.data.preprocess import Preprocess, resolve
 from convcraft.data.sample import Sample, Source
 from convcraft.data.sources import open_source
 from convcraft.data.splits import all_samples, brought_indices
+from convcraft.data.spread import spread
 from convcraft.models.build import num_parameters
 from convcraft.models.summary import LayerRow, features_field, summarise
 from convcraft.workflows.console import data_progress
@@ -103,7 +104,7 @@ def _some_training_samples(source: Source, data: DataConfig) -> Iterator[Sample]
     brought = brought_indices(source)
     test = brought.get(data.test_split or "test", np.array([], dtype=np.int64))
     others = np.setdiff1d(np.arange(len(samples)), test)
-    places = np.unique(np.linspace(0, len(others) - 1, min(IMAGES_LOOKED_AT, len(others))).astype(np.int64))
+    places = spread(len(others), IMAGES_LOOKED_AT)
     return (samples[index] for index in others[places])
 
 

@@ -23,6 +23,7 @@ from convcraft.data.durable_files import write_json
 from convcraft.data.image_set import ImageSet
 from convcraft.data.sample import Finding
 from convcraft.data.sources import settled
+from convcraft.data.spread import spread
 from convcraft.doctor.preflight import preflight
 from convcraft.doctor.preflight_clock import AUTOMATIC_SECONDS
 from convcraft.errors import UserError
@@ -212,8 +213,8 @@ def build_trainer(
     if config.model.weights is not None:
         _start_from(model, Path(config.model.weights), card_of(config), data.classes, console)
     elif isinstance(model, Network) and model.num_start_images and not resume:
-        spread = np.linspace(0, len(data.train) - 1, min(len(data.train), model.num_start_images), dtype=np.int64)
-        model.start_from_images(torch.from_numpy(data.preprocess.normalise(data.train.pixels_of(spread))))
+        some = spread(len(data.train), model.num_start_images)
+        model.start_from_images(torch.from_numpy(data.preprocess.normalise(data.train.pixels_of(some))))
     freeze(model, config.model.freeze)
     refuse_probabilities(model, data.preprocess.channels, (data.preprocess.height, data.preprocess.width))
     if data.val is None and (training.early_stopping_epochs is not None or config.schedule.name == "plateau"):

@@ -9,6 +9,7 @@ from torch import nn
 from convcraft.data.dataset import Recorded, prepare_training_data
 from convcraft.data.image_set import ImageSet
 from convcraft.data.sample import Progress
+from convcraft.data.spread import spread
 from convcraft.errors import UserError
 from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.strangeness import Scorer, Strangeness
@@ -21,7 +22,6 @@ from convcraft.workflows.strangeness import (
     distances,
     find_strangeness,
     outputs_of,
-    spread,
 )
 
 STRANGE_IMAGES = 500  # set a threshold to about one per cent of the known images
