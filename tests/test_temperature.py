@@ -171,3 +171,15 @@ def test_applied_without_torch_scikit_learn_or_scipy() -> None:
     check = f"import sys; {imports}; print([m for m in ('torch', 'sklearn', 'scipy', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_lowest_of_one_never_raises_confidence() -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 4, 400)
+    sharp = 6 * np.eye(4)[targets] + rng.normal(size=(400, 4))
+    assert fit_temperature(0.2 * sharp, targets).value < 0.5  # not sure enough: it would be sharpened
+    assert fit_temperature(0.2 * sharp, targets, lowest=1.0).value == 1.0
+    mislabelled = np.where(rng.random(400) < 0.3, (targets + 1) % 4, targets)
+    plain = fit_temperature(sharp, mislabelled)
+    assert plain.value > 1
+    assert fit_temperature(sharp, mislabelled, lowest=1.0).value == pytest.approx(plain.value, rel=1e-9)

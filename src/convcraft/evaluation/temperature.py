@@ -76,7 +76,11 @@ class Temperature:
 
 
 def fit_temperature(
-    logits: ArrayLike, targets: ArrayLike, loss: str = "cross_entropy", believed_images: float = BELIEVED_IMAGES
+    logits: ArrayLike,
+    targets: ArrayLike,
+    loss: str = "cross_entropy",
+    believed_images: float = BELIEVED_IMAGES,
+    lowest: float = LOWEST,
 ) -> Temperature:
     """The temperature of the least log-loss on validation images.
 
@@ -90,6 +94,7 @@ def fit_temperature(
         targets: int64 [N], 0..K-1.
         loss: that the run was trained by.
         believed_images: 0 gives the plain maximum likelihood of the paper.
+        lowest: 1 only ever lowers confidence.
 
     Raises:
         UserError: no images, shapes that disagree, logits that are not finite, or an unknown loss.
@@ -111,7 +116,7 @@ def fit_temperature(
         return float((np.exp(_log_softmax(rows / np.exp(log_temperature))) * rows).sum(axis=1).mean()) - wanted
 
     flat = float(np.ptp(rows, axis=1).max()) < 1e-12  # no temperature changes anything
-    value = 1.0 if flat else _falling_zero(slope, float(np.log(LOWEST)), float(np.log(HIGHEST)))
+    value = 1.0 if flat else _falling_zero(slope, lowest, HIGHEST)
     return _described(value, rows, labels, loss)
 
 
@@ -153,18 +158,20 @@ def _log_softmax(values: Rows) -> Rows:
 
 
 def _falling_zero(slope: Callable[[float], float], low: float, high: float) -> float:
-    """exp(x) where a falling function passes 0; an end where it does not."""
+    """low..high where a function that falls with the logarithm passes 0; an end where it does not."""
+    ends = low, high
+    low, high = float(np.log(low)), float(np.log(high))
     if slope(low) <= 0:
-        return LOWEST
+        return ends[0]
     if slope(high) >= 0:
-        return HIGHEST
+        return ends[1]
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         if slope(middle) > 0:
             low = middle
         else:
             high = middle
-    return float(np.clip(np.exp((low + high) / 2), LOWEST, HIGHEST))
+    return float(np.clip(np.exp((low + high) / 2), *ends))
 
 
 def _described(value: float, rows: Rows, labels: NDArray[Any], loss: str) -> Temperature:

@@ -24,12 +24,14 @@ from convcraft.evaluation.conformal import fit_conformal, halves
 from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.reject import Reason, RejectRule
 from convcraft.evaluation.strangeness import Scorer, Strangeness, score_of, scorer_from
-from convcraft.evaluation.temperature import Temperature, fit_temperature
+from convcraft.evaluation.temperature import LOWEST, Temperature, fit_temperature
 from convcraft.evaluation.unknown import fit_threshold
 
 VERSION = 1
 TRUST = "trust.json"
 TENSORS = "trust.safetensors"
+CROSS_FITTED = "cross-fitted"
+NEVER_SURER = 1.0  # the lowest temperature from answers of other networks than the one that is delivered
 COVERAGE = 0.9  # of the sets, at least
 HIGHER_COVERAGES = (0.95, 0.98, 0.99, 0.995)
 SMALLEST = float(np.finfo(np.float32).smallest_subnormal)  # in place of a probability that float32 rounded to 0
@@ -157,9 +159,12 @@ def fit_trust(
     """
     rows = np.asarray(logits)
     part = halves(len(rows))
-    temperature = fit_temperature(rows[part.temperature], targets[part.temperature], loss)
+    lowest = NEVER_SURER if source == CROSS_FITTED else LOWEST
+    temperature = fit_temperature(rows[part.temperature], targets[part.temperature], loss, lowest=lowest)
     accuracy = float((rows[part.temperature].argmax(axis=1) == targets[part.temperature]).mean())
     notes = [temperature.note] if temperature.note else []
+    if source == CROSS_FITTED and temperature.value == NEVER_SURER:
+        notes.append("Confidence is left as it is: that networks of fewer images were not sure enough proves nothing.")
     level = _promised(coverage, accuracy, len(part.conformal))
     conformal, unknown = None, None
     if level is None:
