@@ -31,8 +31,8 @@ from convcraft.training.run_folder import read_run
 from convcraft.training.stops import Interrupted
 from convcraft.workflows.finetune import finetune
 from convcraft.workflows.load_model import load_model
+from convcraft.workflows.network_outputs import outputs_of
 from convcraft.workflows.predict import predict
-from convcraft.workflows.strangeness import outputs_of
 from convcraft.workflows.train import train
 from convcraft.workflows.trust_of_run import find_trust
 from convcraft.workflows.trust_report import trust_report

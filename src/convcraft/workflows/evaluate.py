@@ -10,22 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
 from convcraft.data.dataset import open_other_data, open_test_data
 from convcraft.data.durable_files import replace_durably, write_json
 from convcraft.data.image_set import ImageSet
-from convcraft.data.loader import eval_batches
 from convcraft.data.sample import Finding, Progress
 from convcraft.evaluation.metrics import Report, classification_report
 from convcraft.evaluation.outputs import Outputs
-from convcraft.evaluation.predictions import Predictions, predict_logits
+from convcraft.evaluation.predictions import Predictions
 from convcraft.evaluation.probabilities import probabilities_of
 from convcraft.evaluation.saved_predictions import SavedPredictions
 from convcraft.finetune.proof import Proof, prove
-from convcraft.training.devices import accelerator_of
 from convcraft.training.run_folder import EVALUATION, PREDICTIONS, RunDescription, read_run, read_seen, read_summary
 from convcraft.workflows.before import Before, load_before
 from convcraft.workflows.console import data_progress
@@ -44,12 +41,10 @@ from convcraft.workflows.evaluate_robustness import ROBUSTNESS, Robustness, kept
 from convcraft.workflows.evaluate_slices import slice_columns_of
 from convcraft.workflows.evaluate_views import make_views
 from convcraft.workflows.load_model import load_model
+from convcraft.workflows.network_outputs import as_features, logits_of, maybe_inputs
 from convcraft.workflows.seal import seal
-from convcraft.workflows.strangeness import as_features, maybe_inputs
 from convcraft.workflows.test_reads import TestReads, record_test_read
 from convcraft.workflows.trust_of_run import find_trust
-
-EVAL_BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -286,8 +281,8 @@ def predict_all(
 ) -> SavedPredictions:
     """What the run's network, and the one before fine-tuning, say of labelled images."""
     workers = run.config.data.num_workers
-    logits = image_logits(model, images, device, progress, workers)
-    were = None if before is None else image_logits(before.network, images, device, progress, workers)
+    logits = logits_of(model, images, device, progress, workers)
+    were = None if before is None else logits_of(before.network, images, device, progress, workers)
     return SavedPredictions(logits, images.targets, images.names, were)
 
 
@@ -350,17 +345,6 @@ def predict_images(
 
     loss: `training.loss` of the run, which says what its logits mean.
     """
-    logits = image_logits(model, images, device, progress, num_workers)
+    logits = logits_of(model, images, device, progress, num_workers)
     predictions = Predictions(classes, probabilities_of(logits, loss), images.targets, images.names)
     return predictions, classification_report(predictions)
-
-
-def image_logits(
-    model: nn.Module, images: ImageSet, device: str = "cpu", progress: Progress | None = None, num_workers: int = 0
-) -> NDArray[np.float32]:
-    """float32 [N, K] of a whole set; the model is on the CPU afterwards."""
-    place = accelerator_of(device)
-    batches = eval_batches(images, EVAL_BATCH_SIZE, num_workers)
-    logits = predict_logits(model.to(place), batches, place, progress, len(images))
-    model.cpu()
-    return logits

@@ -22,7 +22,7 @@ from convcraft.workflows.evaluate_options import Asked
 from convcraft.workflows.evaluate_robustness import ROBUSTNESS, Robustness, measure_robustness
 from convcraft.workflows.evaluate_slices import SLICES, SliceColumns, slice_columns_of
 from convcraft.workflows.evaluate_views import ViewsMade, make_views
-from convcraft.workflows.strangeness import outputs_of
+from convcraft.workflows.network_outputs import outputs_of
 
 TOLERANCE = 1e-4  # of probabilities: other hardware or another number of threads sums in another order
 SCORE_TOLERANCE = 1e-3  # of scores of strangeness, relative: they are distances of many such sums

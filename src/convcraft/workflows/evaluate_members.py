@@ -12,19 +12,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from convcraft.data.image_set import ImageSet
-from convcraft.data.loader import eval_batches
 from convcraft.data.sample import Progress
 from convcraft.errors import UserError
 from convcraft.evaluation.ensemble import EnsembleGain, ensemble_gain
-from convcraft.evaluation.predictions import Predictions, predict_logits
+from convcraft.evaluation.predictions import Predictions
 from convcraft.evaluation.probabilities import probabilities_of
 from convcraft.statistics import wilson_interval
-from convcraft.training.devices import accelerator_of
 from convcraft.training.run_folder import ResultWeights, RunDescription, read_run
 from convcraft.workflows.evaluate_held_out import held_out_images
 from convcraft.workflows.load_model import load_model
-
-BATCH_SIZE = 256
+from convcraft.workflows.network_outputs import logits_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,8 +159,5 @@ def in_preprocessing_of(member: Member, run: RunDescription) -> RunDescription:
 def _probabilities(
     model: nn.Module, run: RunDescription, images: ImageSet, device: str, progress: Progress | None
 ) -> NDArray[np.float32]:
-    place = accelerator_of(device)
-    batches = eval_batches(images, BATCH_SIZE, run.config.data.num_workers)
-    logits = predict_logits(model.to(place), batches, place, progress, len(images))
-    model.cpu()
+    logits = logits_of(model, images, device, progress, run.config.data.num_workers)
     return probabilities_of(logits, run.config.training.loss)

@@ -20,7 +20,7 @@ from convcraft.evaluation.reliability_diagram import ReliabilityDiagram, reliabi
 from convcraft.explain.catalogue import METHODS
 from convcraft.explain.trust import check
 from convcraft.report.run_content import FeaturePlaces, Heat
-from convcraft.workflows.strangeness import outputs_of
+from convcraft.workflows.network_outputs import outputs_of
 
 METHOD = "grad-cam"
 CHECKED_IMAGES, CHECK_STEPS, CHECK_SECONDS = 16, 10, 5.0

@@ -14,7 +14,7 @@ from convcraft.evaluation.trust import Trust, load_trust
 from convcraft.training.devices import accelerator_of
 from convcraft.training.run_folder import read_run
 from convcraft.workflows.load_model import load_model
-from convcraft.workflows.strangeness import as_features, maybe_inputs
+from convcraft.workflows.network_outputs import as_features, maybe_inputs
 
 BATCH_SIZE = 64
 

@@ -7,8 +7,7 @@ in seconds; the score that best tells validation images from those pseudo-unknow
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,60 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from convcraft.data.image_set import ImageSet
-from convcraft.data.loader import eval_batches
 from convcraft.data.preprocess import Preprocess
 from convcraft.data.spread import spread
-from convcraft.errors import UserError
 from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.predictions import predict_logits
 from convcraft.evaluation.pseudo_unknowns import PATCHES_PER_SIDE, choose_score, pseudo_unknowns
 from convcraft.evaluation.strangeness import Scorer, Strangeness, score_of
 from convcraft.evaluation.unknown import fit_mahalanobis, fit_neighbours
-from convcraft.models.classifier import only_classifier
-from convcraft.training.devices import accelerator_of
+from convcraft.workflows.network_outputs import BATCH_SIZE, as_features, classifier_inputs, outputs_of
 
 CHEAP_PIXELS = 64 * 64  # per image; larger ones have energy alone
 TRAIN_IMAGES = 2_000  # that distances are measured from
 PSEUDO_IMAGES = 200  # train images that one unknown of each kind is made from
 WIDEST_COVARIANCE = 512  # features: beyond, eigenvectors take seconds
-BATCH_SIZE = 256
 HAVE_ENERGY = ("cross_entropy", "nll", "bce")  # losses whose logits have a scale
-
-
-@contextmanager
-def classifier_inputs(model: nn.Module) -> Iterator[list[NDArray[np.float32]] | None]:
-    """While it lasts, each pass of the network appends its classifier's input, float32 [B, D]; None where the network
-    has no single classifier."""
-    try:
-        _, classifier = only_classifier(model)
-    except UserError:
-        yield None
-        return
-    kept: list[NDArray[np.float32]] = []
-
-    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        kept.append(inputs[0].detach().float().cpu().numpy())
-
-    handle = classifier.register_forward_pre_hook(keep)
-    try:
-        yield kept
-    finally:
-        handle.remove()
-
-
-def outputs_of(model: nn.Module, images: ImageSet, *, features: bool = False, device: str = "cpu") -> Outputs:
-    """Logits of images in evaluation mode, and where asked the classifier's input. The model ends on the CPU."""
-    place = accelerator_of(device)
-    model.to(place)
-    with maybe_inputs(model, features) as kept:
-        logits = predict_logits(model, eval_batches(images, BATCH_SIZE), place)
-    model.cpu()
-    return Outputs(logits, as_features(kept))
-
-
-def as_features(kept: list[NDArray[np.float32]] | None) -> NDArray[np.float32] | None:
-    """Rows [N, D] of what `classifier_inputs` kept; None where there are none, or they are no rows."""
-    return np.concatenate(kept) if kept and all(rows.ndim == 2 for rows in kept) else None
 
 
 def cheap(preprocess: Preprocess) -> bool:
@@ -136,16 +95,6 @@ def distances(
 def _scatter(features: NDArray[np.float32], targets: NDArray[np.int64]) -> bool:
     """Whether images of some class differ: covariances need it."""
     return any(np.ptp(features[targets == label], axis=0).any() for label in np.unique(targets))
-
-
-@contextmanager
-def maybe_inputs(model: nn.Module, wanted: bool) -> Iterator[list[NDArray[np.float32]] | None]:
-    """`classifier_inputs` where they are wanted, else None."""
-    if not wanted:
-        yield None
-        return
-    with classifier_inputs(model) as kept:
-        yield kept
 
 
 @dataclass(frozen=True)

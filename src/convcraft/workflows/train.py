@@ -61,8 +61,9 @@ from convcraft.workflows.console import data_progress
 from convcraft.workflows.doctor import automatic
 from convcraft.workflows.draw_run import Shown, draw_run
 from convcraft.workflows.load_model import build_network
+from convcraft.workflows.network_outputs import outputs_of
 from convcraft.workflows.scratch.trainer import check_numpy, numpy_threads, prepare_numpy_trainer
-from convcraft.workflows.strangeness import cheap, outputs_of
+from convcraft.workflows.strangeness import cheap
 from convcraft.workflows.trust_of_run import trust_from_validation
 from convcraft.workflows.weights_card import card_of, with_card
 

@@ -13,15 +13,15 @@ from convcraft.data.spread import spread
 from convcraft.errors import UserError
 from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.strangeness import Scorer, Strangeness
-from convcraft.evaluation.trust import Trust, fit_trust, load_trust, log_of, save_trust
+from convcraft.evaluation.trust import CROSS_FITTED, Trust, fit_trust, load_trust, log_of, save_trust
 from convcraft.finetune.pool import Pool, make_pool
 from convcraft.training.run_folder import ResultWeights, RunDescription
+from convcraft.workflows.network_outputs import outputs_of
 from convcraft.workflows.strangeness import (
     cheap,
     chosen_by_pseudo_unknowns,
     distances,
     find_strangeness,
-    outputs_of,
 )
 
 STRANGE_IMAGES = 500  # set a threshold to about one per cent of the known images
@@ -83,7 +83,7 @@ def trust_from_pool(
         weights_sha256=weights_sha256,
         preprocess_sha256=run.preprocess.hash(),
         strangeness=strangeness,
-        source="cross-fitted" if pool.cross_fitted else "validation",
+        source=CROSS_FITTED if pool.cross_fitted else "validation",
     )
     save_trust(run.folder, trust)
     return trust
