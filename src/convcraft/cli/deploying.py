@@ -53,6 +53,13 @@ def export(
             f"against run  logits differ by {parity.relative_difference:.2g} of their range at most, "
             f"{parity.agreement:.2%} of answers agree ({parity.images})"
         )
+    if result.trade_off is not None:
+        for variant, on_front in zip(result.trade_off.variants, result.trade_off.front, strict=True):
+            print(
+                f"{'best' if on_front else '':<5} {variant.name:<26} {variant.milliseconds:8.2f} ms  "
+                f"{variant.size_bytes / 1e6:8.2f} MB  {variant.accuracy:.2%} right  {variant.agreement:.2%} as trained"
+            )
+        print(f"next         convcraft report {run}  (draws them beside each other)")
     for note in result.notes:
         console.print(note, highlight=False, markup=False)
     if json_:

@@ -27,7 +27,7 @@ from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.trust import Trust
 
 BATCH_SIZE = 16
-PASSED = "probes"
+PASSED, MADE = "probes", "made"  # what is remembered of a bundle
 
 
 class Predictor:
@@ -53,12 +53,14 @@ class Predictor:
             runtime, batch_size: None: what was measured here before, else the runtime's own and 16.
             measure: where nothing was, measure first; a few seconds, for many pictures.
             probe_again: send them through in any case.
-            allow_native_code: run machine code that the bundle brings. Only for bundles of makers you trust.
+            allow_native_code: run machine code that the bundle brings. Only for bundles whose maker you trust; one that
+                was exported on this machine needs no word.
 
         Raises:
             UserError: no bundle, a changed or hostile one, a runtime that is not installed, or probes that fail.
         """
         bundle = open_bundle(Path(path))
+        allow_native_code = allow_native_code or recall(bundle, MADE) is True
         choice = None
         if runtime is None and batch_size is None:
             choice = remembered_choice(bundle)
@@ -99,6 +101,11 @@ class Predictor:
         A picture that cannot be read gets an answer with its problem, and does not disturb the others.
         """
         return list(answer_pictures(self, (_named(picture, at) for at, picture in enumerate(pictures))))
+
+
+def remember_made(path: Path) -> None:
+    """Note that a bundle was exported here, by this user."""
+    remember(open_bundle(path), MADE, True)
 
 
 def open_session(bundle: Bundle, runtime: Runtime, *, allow_native_code: bool = False) -> Session:

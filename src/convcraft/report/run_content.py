@@ -16,6 +16,7 @@ from convcraft.evaluation.metrics import Mistake, Report
 from convcraft.evaluation.reliability_diagram import ReliabilityDiagram
 from convcraft.evaluation.robustness import CorruptionReport, Curve, FlipReport
 from convcraft.evaluation.slices import SliceReport
+from convcraft.evaluation.trade_off import TradeOff
 from convcraft.finetune.proof_files import ShownProof
 from convcraft.finetune.record import TuningRecord
 from convcraft.report.cell_pictures import Cells
@@ -106,6 +107,7 @@ class ReportContent:
     cells: the images behind the confusion matrix. reliability: diagrams by name ("as the network says", "calibrated").
     trust: `to_dict` of what is said of single predictions. comparisons, tuning: of a fine-tuned run.
     compared: with other sets of predictions. curves: turned, shifted, zoomed and mirrored images.
+    trade_off: what the run was made into.
     model: table of the network's layers. environment: rows (what, value). config_yaml: the settings as text.
     reproduce: command lines.
     """
@@ -132,6 +134,7 @@ class ReportContent:
     attacks: AttackReport | None = None
     curves: Sequence[Curve | FlipReport] = ()
     compared: Sequence[Agreement] = ()
+    trade_off: TradeOff | None = None
     places: FeaturePlaces | None = None
     feature_maps: FeatureMaps | None = None
     card: ModelCard | None = None

@@ -28,6 +28,7 @@ from convcraft.report.robustness_section import robustness_section
 from convcraft.report.run_content import DataFacts, FeatureMaps, ReportContent, Table
 from convcraft.report.script import SCRIPT
 from convcraft.report.slices_section import slices_section
+from convcraft.report.variants_section import variants_section
 
 __all__ = ["DataFacts", "FeatureMaps", "ReportContent", "Table", "render", "signed_colours", "write_report"]
 REPORT_FILE = "report.html"
@@ -63,6 +64,7 @@ def _sections(content: ReportContent) -> Iterable[Section | None]:
     yield calibration_section(content)
     yield slices_section(content)
     yield robustness_section(content)
+    yield variants_section(content)
     yield places_section(content)
     yield curves_section(content)
     yield tuning_section(content.tuning) if content.tuning else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,16 +31,12 @@ from convcraft.report.run_report import write_report
 from convcraft.training.metrics_log import read_metrics
 from convcraft.training.run_folder import CONFIG, RunDescription
 from convcraft.workflows.page_material import heat_of, places_of, reliability_of
+from convcraft.workflows.trust_report import TrustReport
+from convcraft.workflows.weigh import read_trade_off
 from convcraft.workflows.weights_card import card_of
 
 NUM_MISTAKES = 24
 LARGEST_MAP, LARGEST_MAP_OF_TRAINING = 2_000, 500  # images on the map of features
-
-
-class TrustFigures(Protocol):
-    """What is said of single predictions: temperature, sets of classes, rejected images."""
-
-    def to_dict(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +61,7 @@ class Shown:
     robustness: CorruptionReport | None = None
     attacks: AttackReport | None = None
     curves: tuple[Curve | FlipReport, ...] = ()
-    trust: TrustFigures | None = None
+    trust: TrustReport | None = None
     compared: tuple[Agreement, ...] = ()
     features: NDArray[np.float32] | None = None
 
@@ -97,6 +93,7 @@ def draw_run(run: RunDescription, model: nn.Module, summary: dict[str, Any], sho
             comparisons=comparisons,
             tuning=TuningRecord.read(run.folder),
             records=read_metrics(run.folder),
+            trade_off=read_trade_off(run.folder),
             card=_card(run),
             environment=_environment(run, summary),
             config_yaml=(run.folder / CONFIG).read_text(encoding="utf-8"),

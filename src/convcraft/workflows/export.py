@@ -18,16 +18,18 @@ from convcraft.deploy.formats.catalogue import find_format
 from convcraft.deploy.formats.form import Format
 from convcraft.deploy.make_bundle import Made, Source, make_bundle
 from convcraft.deploy.parity import Parity
+from convcraft.deploy.predictor import remember_made
 from convcraft.deploy.probes import Picture, made_pictures
 from convcraft.errors import UserError
+from convcraft.evaluation.trade_off import TradeOff
 from convcraft.evaluation.trust import TENSORS, TRUST, load_trust
 from convcraft.training.run_folder import ResultWeights, RunDescription, read_run
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.export_images import ExportImages, export_images, picture_of
 from convcraft.workflows.load_model import load_model
 from convcraft.workflows.model_card import model_card
+from convcraft.workflows.weigh import BUNDLES, weigh
 
-BUNDLES = "bundles"
 NUM_PROBES = 16
 PROBES = ("made", "data")
 
@@ -71,6 +73,7 @@ class Exported:
 class ExportResult:
     run: Path
     exported: tuple[Exported, ...]
+    trade_off: TradeOff | None
     notes: tuple[str, ...]
     seconds: float
 
@@ -78,6 +81,7 @@ class ExportResult:
         return {
             "run": str(self.run),
             "bundles": [exported.to_dict() for exported in self.exported],
+            "trade_off": None if self.trade_off is None else self.trade_off.to_dict(),
             "notes": list(self.notes),
             "seconds": self.seconds,
         }
@@ -147,9 +151,14 @@ def export(
             made = make_bundle(source, variant.form, variant.precision, pictures, images.judges, images.calibration)
             folder.mkdir(parents=True, exist_ok=True)
             (write_zip if as_zip else write_folder)(place, made.files)
+            remember_made(place)
             exported.append(_described(place, variant, made))
         progress(len(variants), len(variants), "exporting")
-    return ExportResult(run, tuple(exported), (*images.notes, *notes), time.monotonic() - started)
+        weighed = None
+        if images.judges is not None and out is None:  # elsewhere, the run's page does not know of them
+            weighed, left_out = weigh(description, images.judges, progress)
+            notes = (*notes, *left_out)
+    return ExportResult(run, tuple(exported), weighed, (*images.notes, *notes), time.monotonic() - started)
 
 
 def _refuse_taken(places: Sequence[Path]) -> None:

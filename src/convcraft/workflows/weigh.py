@@ -1,0 +1,167 @@
+"""Every variant of a run side by side: its own network, its bundles, its compressed runs and their bundles.
+
+All are judged on the same images, none of them test images, and timed in turns, so that what else the machine does
+meets all alike. RUN/variants.json; the page of the run draws it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from convcraft.data.durable_files import read_json, write_json
+from convcraft.data.sample import Progress
+from convcraft.deploy.bundle import is_bundle
+from convcraft.deploy.machine import processor_name
+from convcraft.deploy.make_bundle import Judges
+from convcraft.deploy.predictor import Predictor
+from convcraft.errors import UserError
+from convcraft.evaluation.trade_off import TradeOff, Variant
+from convcraft.statistics import wilson_interval
+from convcraft.training.checkpoint import CHECKPOINTS
+from convcraft.training.run_folder import RunDescription, load_result, read_run
+from convcraft.workflows.run_network import RunNetwork
+
+VARIANTS, BUNDLES, COMPRESSED = "variants.json", "bundles", "compressed"
+ROUNDS, WARM_UP = 15, 3
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """answer: logits [B, K] of pixels uint8 [B, H, W, C]."""
+
+    name: str
+    answer: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    size_bytes: int
+    command: str
+
+
+def weigh(run: RunDescription, judges: Judges, progress: Progress | None = None) -> tuple[TradeOff, tuple[str, ...]]:
+    """Judge and time every variant that lies in a run's folder, and keep the figures there.
+
+    Args:
+        judges: labelled images that are no test images.
+
+    Returns:
+        the figures, and sentences about bundles that could not be opened.
+    """
+    assert judges.targets is not None
+    notes: list[str] = []
+    candidates = list(_candidates(run, notes))
+    seconds = _timed(candidates, judges.pixels, progress)
+    own: NDArray[np.int64] | None = None
+    variants = []
+    for at, (candidate, taken) in enumerate(zip(candidates, seconds, strict=True)):
+        if progress is not None:
+            progress(at, len(candidates), "judging")
+        labels = _labels(candidate, judges.pixels)
+        own = labels if own is None else own
+        variants.append(_described(candidate, taken, labels, judges.targets, own))
+    threads = f"{torch.get_num_threads()} threads"
+    found = TradeOff(tuple(variants), judges.name, f"{processor_name()}, {threads}")
+    write_json(run.folder / VARIANTS, found.to_dict())
+    return found, tuple(notes)
+
+
+def read_trade_off(run: Path) -> TradeOff | None:
+    """What `weigh` kept; None where it never ran."""
+    path = run / VARIANTS
+    return TradeOff.from_dict(read_json(path)) if path.exists() else None
+
+
+def _candidates(run: RunDescription, notes: list[str]) -> Iterator[_Candidate]:
+    """The run first."""
+    yield _of_run(run, "as trained (torch)")
+    yield from _of_bundles(run, "", notes)
+    for folder in sorted((run.folder / COMPRESSED).glob("*/")):
+        try:
+            compressed = read_run(folder)
+            yield _of_run(compressed, f"{folder.name} (torch)")
+        except UserError as error:
+            notes.append(f"{folder.name} was left out: {error.received}")
+            continue
+        yield from _of_bundles(compressed, f"{folder.name} ", notes)
+
+
+def _of_run(run: RunDescription, name: str) -> _Candidate:
+    network = RunNetwork(run.folder, "cpu")
+    weights = load_result(run)
+    size = (run.folder / CHECKPOINTS / weights.checkpoint / weights.file).stat().st_size
+    return _Candidate(name, lambda pixels: network.outputs(pixels).logits, size, _made_by(run))
+
+
+def _made_by(run: RunDescription) -> str:
+    made = run.folder / "compressed.json"
+    if made.exists():
+        command: str = read_json(made)["command"]
+        return command
+    return f"convcraft {'train' if run.config.finetune.method == 'none' else 'finetune'} {run.data['name']}"
+
+
+def _of_bundles(run: RunDescription, prefix: str, notes: list[str]) -> Iterator[_Candidate]:
+    for path in sorted((run.folder / BUNDLES).glob("*")):
+        if not is_bundle(path):
+            continue
+        try:
+            predictor = Predictor.open(path, batch_size=BATCH_SIZE)
+        except UserError as error:
+            notes.append(f"{path.name} was left out: {error.received}")
+            continue
+        manifest = predictor.bundle.manifest
+        size = sum(len(content) for content in predictor.bundle.model.values())
+        command = f"convcraft export {run.folder} --format {manifest.format}:{manifest.precision}"
+        yield _Candidate(f"{prefix}{manifest.format} {manifest.precision}", _logits_of(predictor), size, command)
+
+
+def _logits_of(predictor: Predictor) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    return lambda pixels: predictor.outputs(pixels).logits
+
+
+def _timed(candidates: Sequence[_Candidate], pixels: NDArray[np.uint8], progress: Progress | None) -> list[list[float]]:
+    """Seconds of each for one image, in turns."""
+    seconds: list[list[float]] = [[] for _ in candidates]
+    for turn in range(WARM_UP + ROUNDS):
+        if progress is not None:
+            progress(turn, WARM_UP + ROUNDS, "timing")
+        one = pixels[turn % len(pixels)][None]
+        for taken, candidate in zip(seconds, candidates, strict=True):
+            began = time.perf_counter()
+            candidate.answer(one)
+            if turn >= WARM_UP:
+                taken.append(time.perf_counter() - began)
+    return seconds
+
+
+def _labels(candidate: _Candidate, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    starts = range(0, len(pixels), BATCH_SIZE)
+    return np.concatenate([candidate.answer(pixels[at : at + BATCH_SIZE]).argmax(axis=1) for at in starts])
+
+
+def _described(
+    candidate: _Candidate,
+    seconds: Sequence[float],
+    labels: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    own: NDArray[np.int64],
+) -> Variant:
+    quick, middle, slow = 1000 * np.percentile(seconds, [25, 50, 75])
+    right = int((labels == targets).sum())
+    return Variant(
+        name=candidate.name,
+        accuracy=right / len(targets),
+        interval=wilson_interval(right, len(targets)),
+        num_images=len(targets),
+        agreement=float((labels == own).mean()),
+        milliseconds=float(middle),
+        quick=float(quick),
+        slow=float(slow),
+        size_bytes=candidate.size_bytes,
+        command=candidate.command,
+    )
