@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from convcraft.data.preprocess import Preprocess
 from convcraft.errors import UserError
-from convcraft.evaluation.predictions import predict_logits
+from convcraft.evaluation.predictions import ImageBatch, predict_logits
 from convcraft.evaluation.probabilities import probabilities_of
 
 if TYPE_CHECKING:
@@ -27,6 +27,14 @@ class _Batch:
     images: torch.Tensor
 
 
+def pixel_batches(pixels: Pixels, preprocess: Preprocess, batch_size: int = 256) -> Iterator[ImageBatch]:
+    """Pixels of the network's size as batches for `predict_logits`, normalised, in order."""
+    import torch
+
+    for start in range(0, len(pixels), batch_size):
+        yield _Batch(torch.from_numpy(preprocess.normalise(pixels[start : start + batch_size])))
+
+
 def predict_function(
     model: torch.nn.Module, preprocess: Preprocess, loss: str = "cross_entropy", batch_size: int = 256
 ) -> Predict:
@@ -36,12 +44,9 @@ def predict_function(
         preprocess: normalises the pixels; they must have its size already.
         loss: `training.loss` of the run, which says what logits mean.
     """
-    import torch
 
     def predict(pixels: Pixels) -> NDArray[np.float32]:
-        starts = range(0, len(pixels), batch_size)
-        parts = (pixels[start : start + batch_size] for start in starts)
-        batches = (_Batch(torch.from_numpy(preprocess.normalise(part))) for part in parts)
+        batches = pixel_batches(pixels, preprocess, batch_size)
         return probabilities_of(predict_logits(model, batches, next(model.parameters()).device), loss)
 
     return predict

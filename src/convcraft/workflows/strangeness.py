@@ -8,17 +8,16 @@ in seconds; the score that best tells validation images from those pseudo-unknow
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from convcraft.data.image_set import ImageSet
 from convcraft.data.preprocess import Preprocess
 from convcraft.data.spread import spread
 from convcraft.evaluation.outputs import Outputs
+from convcraft.evaluation.predict_function import pixel_batches
 from convcraft.evaluation.predictions import predict_logits
 from convcraft.evaluation.pseudo_unknowns import PATCHES_PER_SIDE, choose_score, pseudo_unknowns
 from convcraft.evaluation.strangeness import Scorer, Strangeness, score_of
@@ -97,14 +96,7 @@ def _scatter(features: NDArray[np.float32], targets: NDArray[np.int64]) -> bool:
     return any(np.ptp(features[targets == label], axis=0).any() for label in np.unique(targets))
 
 
-@dataclass(frozen=True)
-class _Batch:
-    images: Tensor
-
-
 def _outputs_of_pixels(model: nn.Module, pixels: NDArray[np.uint8], preprocess: Preprocess) -> Outputs:
-    starts = range(0, len(pixels), BATCH_SIZE)
-    batches = (_Batch(torch.from_numpy(preprocess.normalise(pixels[at : at + BATCH_SIZE]))) for at in starts)
     with classifier_inputs(model) as kept:
-        logits = predict_logits(model, batches)
+        logits = predict_logits(model, pixel_batches(pixels, preprocess, BATCH_SIZE))
     return Outputs(logits, as_features(kept))
