@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from convcraft.evaluation.trade_off import TradeOff
 from convcraft.report import html
 from convcraft.report.html import Section, element
 from convcraft.report.plots import BLUE, MUTED, RULE, STYLE
 from convcraft.report.run_content import ReportContent
-from convcraft.report.text import interval_percent, percent, shorten
+from convcraft.report.text import interval_percent, percent
 
 LARGEST_MARK, SMALLEST_MARK = 420.0, 24.0  # points squared
-NAME_COLUMNS = 24
 
 
 def variants_section(content: ReportContent) -> Section | None:
@@ -23,7 +24,8 @@ def variants_section(content: ReportContent) -> Section | None:
         return None
     alt = "Accuracy of each variant over its time for one image; the larger the mark, the larger the file"
     caption = (
-        f"Accuracy on {found.images}; one image at a time on {found.machine}. The area of a mark is the file's size. "
+        f"Numbered as in the table. Accuracy on {found.images}, with 95 % intervals; one image at a time on "
+        f"{found.machine}. The area of a mark is the file's size. "
         "Blue, on the line: no other variant is at once as right, as quick and as small. Grey squares: one is."
     )
     body = [html.plot(trade_off_plot(found), alt, caption), _table(found)]
@@ -40,30 +42,33 @@ def trade_off_plot(found: TradeOff) -> Figure:
         axes = figure.add_subplot(xlabel="milliseconds for one image", ylabel="accuracy")
         if max(times) > 5 * min(times):
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         on_line = sorted((v.milliseconds, v.accuracy) for v, on in zip(variants, front, strict=True) if on)
         axes.plot(*zip(*on_line, strict=True), color=BLUE, linewidth=1.0, alpha=0.6, zorder=1)
-        for variant, on in zip(variants, front, strict=True):
+        for number, (variant, on) in enumerate(zip(variants, front, strict=True), start=1):
             area = max(SMALLEST_MARK, LARGEST_MARK * variant.size_bytes / largest)
             colour = BLUE if on else MUTED
             axes.vlines(variant.milliseconds, *variant.interval, color=RULE, linewidth=1.2, zorder=0)
             axes.scatter(
                 variant.milliseconds, variant.accuracy, s=area, color=colour, marker="o" if on else "s", alpha=0.75
             )
-            name = shorten(variant.name, NAME_COLUMNS)
-            axes.annotate(
-                name, (variant.milliseconds, variant.accuracy), (6, 6), textcoords="offset points", fontsize=7.5
-            )
+            place = (variant.milliseconds, variant.accuracy)
+            above = math.sqrt(area) / 2 + 2
+            axes.annotate(str(number), place, (0, above), textcoords="offset points", ha="center", fontsize=8)
         axes.margins(x=0.18, y=0.15)
-        axes.yaxis.set_major_locator(MaxNLocator(6))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
         axes.grid(axis="y")
         return figure
 
 
 def _table(found: TradeOff) -> html.Html:
-    header = ("variant", "front", "accuracy", "95 %", "agrees", "ms", "MB", "made by")
+    header = ("", "variant", "best", "accuracy", "95 %", "agrees", "ms", "MB", "made by")
     rows = [
         (
+            number,
             variant.name,
             "yes" if on else "",
             percent(variant.accuracy, variant.num_images),
@@ -73,6 +78,6 @@ def _table(found: TradeOff) -> html.Html:
             f"{variant.size_bytes / 1e6:.2f}",
             element("code", variant.command),
         )
-        for variant, on in zip(found.variants, found.front, strict=True)
+        for number, (variant, on) in enumerate(zip(found.variants, found.front, strict=True), start=1)
     ]
-    return html.table(header, rows, name_columns=2, sortable=True)
+    return html.table(header, rows, name_columns=3, sortable=True)
