@@ -1,4 +1,7 @@
-"""A run's validation images, opened again: what views and members of an ensemble are chosen by."""
+"""A run's own labelled images, opened again: what its result learned from, and what it did not learn from.
+
+Views, members of an ensemble and the trust of single predictions are chosen by the latter.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,13 @@ def held_out_images(run: RunDescription, progress: Progress | None = None) -> Im
 
     None where there are none (the result has learned from all labelled images), or the data are gone or changed.
     """
-    recorded = Recorded(run.preprocess.version, train_decoder="contract")  # no train image is asked for
+    opened = open_held_out(run, progress)
+    return None if opened is None else opened[1]
+
+
+def open_held_out(run: RunDescription, progress: Progress | None = None) -> tuple[ImageSet, ImageSet] | None:
+    """(train, held out): images that the run's result learned from, and `held_out_images`; None where the latter is."""
+    recorded = Recorded(run.preprocess.version, train_decoder="contract")  # nothing is trained on
     try:
         data = prepare_training_data(run.config.data, run.config.preprocess, progress, recorded=recorded)
     except UserError:  # other data may have been named to judge on: the run can be judged without its own
@@ -24,6 +33,6 @@ def held_out_images(run: RunDescription, progress: Progress | None = None) -> Im
     if not same or data.val is None:
         return None
     if run.config.finetune.method == "none":
-        return data.val
+        return data.train, data.val
     pool = make_pool(data, run.config)
-    return None if pool.cross_fitted else pool.images.subset(pool.chooses)
+    return None if pool.cross_fitted else (pool.images.subset(pool.rounds[0].fit), pool.images.subset(pool.chooses))

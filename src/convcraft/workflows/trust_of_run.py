@@ -6,16 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from convcraft.data.dataset import Recorded, prepare_training_data
 from convcraft.data.image_set import ImageSet
 from convcraft.data.sample import Progress
 from convcraft.data.spread import spread
-from convcraft.errors import UserError
 from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.strangeness import Scorer, Strangeness
 from convcraft.evaluation.trust import CROSS_FITTED, Trust, fit_trust, load_trust, log_of, save_trust
-from convcraft.finetune.pool import Pool, make_pool
+from convcraft.finetune.pool import Pool
 from convcraft.training.run_folder import ResultWeights, RunDescription
+from convcraft.workflows.evaluate_held_out import open_held_out
 from convcraft.workflows.network_outputs import outputs_of
 from convcraft.workflows.strangeness import (
     cheap,
@@ -101,20 +100,10 @@ def find_trust(
     saved = load_trust(run.folder, weights.sha256, run.preprocess.hash())
     if saved is not None:
         return saved
-    recorded = Recorded(run.preprocess.version, run.data.get("train_decoder", "contract"))
-    try:
-        data = prepare_training_data(run.config.data, run.config.preprocess, progress, recorded=recorded)
-    except UserError:  # the run can be judged without: other data may have been named
+    opened = open_held_out(run, progress)
+    if opened is None:
         return None
-    same = data.description["sha256"] == run.data["sha256"] and data.preprocess == run.preprocess
-    if not same or data.val is None:
-        return None
-    train, val = data.train, data.val
-    if run.config.finetune.method != "none":
-        pool = make_pool(data, run.config)
-        if pool.cross_fitted:
-            return None
-        train, val = pool.images.subset(pool.rounds[0].fit), pool.images.subset(pool.chooses)
+    train, val = opened
     outputs = outputs_of(model, val, features=cheap(run.preprocess))
     return trust_from_validation(run, model, weights.sha256, train, val, outputs)
 
