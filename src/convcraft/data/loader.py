@@ -76,9 +76,9 @@ def train_batches(
     return _batches(_TrainPasses(images, augmenter, passes, epoch), num_workers if images.pixels is None else 0)
 
 
-def batch_size_for(preprocess: Preprocess, at_most: int = 256) -> int:
-    """How many images are judged at a time."""
-    return max(1, min(at_most, EVAL_PIXELS // (preprocess.height * preprocess.width)))
+def batch_size_for(preprocess: Preprocess, at_most: int = 256, pixels: int = EVAL_PIXELS) -> int:
+    """How many images go through a network at a time. pixels: of a batch, at most, where one image has fewer."""
+    return max(1, min(at_most, pixels // (preprocess.height * preprocess.width)))
 
 
 def eval_batches(images: ImageSet | CachedMaps, batch_size: int, num_workers: int = 0) -> Iterator[Batch]:

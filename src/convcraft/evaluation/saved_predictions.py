@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convcraft.errors import UserError
+from convcraft.evaluation.npz_files import damaged, load_npz, npz_bytes
 from convcraft.evaluation.predictions import Predictions
 from convcraft.evaluation.probabilities import probabilities_of
 
@@ -40,12 +40,11 @@ class SavedPredictions:
 
     def to_bytes(self) -> bytes:
         """The content of a .npz file; the same predictions give the same bytes."""
-        arrays = {"logits": self.logits, "targets": self.targets, "names": np.array(self.names, dtype=np.str_)}
+        arrays: dict[str, NDArray[Any]] = {"logits": self.logits, "targets": self.targets}
+        arrays["names"] = np.array(self.names, dtype=np.str_)
         if self.before is not None:
             arrays["before"] = self.before
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-        return buffer.getvalue()
+        return npz_bytes(arrays)
 
     @classmethod
     def load(cls, path: Path) -> SavedPredictions:
@@ -54,14 +53,12 @@ class SavedPredictions:
         Raises:
             UserError: missing, damaged, or arrays that do not go together.
         """
+        saved = load_npz(path)
+        before = saved.get("before")
         try:
-            with np.load(path, allow_pickle=False) as saved:
-                before = saved.get("before")
-                names = tuple(saved["names"].tolist())
-                found = cls(saved["logits"], saved["targets"], names, before)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-            fix = "Evaluate the run again: convcraft evaluate RUN"
-            raise UserError(f"{path}: {error}", "the predictions that `convcraft evaluate` saved", fix) from error
+            found = cls(saved["logits"], saved["targets"], tuple(saved["names"].tolist()), before)
+        except KeyError as error:
+            raise damaged(path, error) from error
         shapes = {found.logits.shape[0], len(found.targets), len(found.names)}
         if len(shapes) > 1 or found.logits.ndim != 2 or (before is not None and before.shape != found.logits.shape):
             fix = "Evaluate the run again: convcraft evaluate RUN"

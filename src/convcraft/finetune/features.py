@@ -19,6 +19,7 @@ from torch import nn
 
 from convcraft.data.augment import Augmenter
 from convcraft.data.image_set import ImageSet
+from convcraft.data.loader import batch_size_for
 from convcraft.data.sample import Progress
 from convcraft.errors import UserError
 from convcraft.finetune.feature_cache import (
@@ -139,8 +140,7 @@ class _Work:
 
     @property
     def batch_size(self) -> int:
-        preprocess = self.images.preprocess
-        return max(1, min(LARGEST_BATCH, BATCH_PIXELS // (preprocess.height * preprocess.width)))
+        return batch_size_for(self.images.preprocess, LARGEST_BATCH, BATCH_PIXELS)
 
     def rows(self, pixels: NDArray[np.uint8], ids: Ids, view: int) -> NDArray[np.float32]:
         """Rows float32 [n, width] of a chunk's images in one view. pixels: uint8 [n, H, W, C]."""

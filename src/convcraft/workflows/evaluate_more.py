@@ -6,8 +6,6 @@ when `evaluate` publishes it and when `verify` computes it again.
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convcraft.data.durable_files import replace_durably, write_json
-from convcraft.errors import UserError
 from convcraft.evaluation.gate import Gate, GateResult
+from convcraft.evaluation.npz_files import damaged, load_npz, npz_bytes
 from convcraft.evaluation.predictions import Predictions
 from convcraft.evaluation.slices import SliceReport
 from convcraft.evaluation.trust import Trust, load_trust
@@ -56,9 +54,7 @@ class Made:
         if not arrays:
             (run / MORE_PREDICTIONS).unlink(missing_ok=True)
             return
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-        replace_durably(run / MORE_PREDICTIONS, buffer.getvalue())
+        replace_durably(run / MORE_PREDICTIONS, npz_bytes(arrays))
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = {}
@@ -86,7 +82,7 @@ class Made:
         if published.get("asked") is None:  # of an older version, which had no further figures
             return cls()
         asked, folder = Asked.from_dict(published["asked"]), run.folder
-        arrays = _load_arrays(folder / MORE_PREDICTIONS) if (folder / MORE_PREDICTIONS).exists() else {}
+        arrays = load_npz(folder / MORE_PREDICTIONS) if (folder / MORE_PREDICTIONS).exists() else {}
         trusted = published.get("trust") is not None
         weights, preprocess = published["weights_sha256"], published["preprocess_sha256"]
         try:
@@ -99,7 +95,7 @@ class Made:
                 members=_members(arrays) if asked.members else None,
             )
         except KeyError as error:
-            raise _damaged(folder / MORE_PREDICTIONS, error) from error
+            raise damaged(folder / MORE_PREDICTIONS, error) from error
 
     def judge(self, predictions: Predictions) -> More:
         """The figures."""
@@ -162,16 +158,3 @@ def _members(arrays: Mapping[str, NDArray[Any]]) -> MembersMade:
         arrays["members_validation"],
         arrays["members_validation_targets"],
     )
-
-
-def _load_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            return dict(saved)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    fix = "Evaluate the run again: convcraft evaluate RUN"
-    return UserError(f"{path}: {error}", "what `convcraft evaluate` saved", fix)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from convcraft.evaluation.judged_images import JudgedImages
 from convcraft.evaluation.paired_gain import PairedGain
 from convcraft.evaluation.predict_function import Predict, predict_function
 from convcraft.evaluation.predictions import Predictions
-from convcraft.evaluation.proper_scores import labelled_targets
+from convcraft.evaluation.proper_scores import cross_entropies, labelled_targets
 from convcraft.evaluation.test_time import View, flip_view, mean_over_views, shift_views
 from convcraft.statistics import paired_difference_interval
 from convcraft.training.devices import accelerator_of
@@ -26,7 +25,6 @@ from convcraft.training.run_folder import RunDescription
 SHIFT_SHARE = 1 / 32  # of the shorter side: one pixel of a digit, seven of a photo of 224 pixels
 CHOOSE_IMAGES = 2000  # validation images that views are tried on, at most
 CHUNK_IMAGES = 512  # whose pixels are held at a time
-SMALLEST = float(np.finfo(np.float32).tiny)  # in place of a probability of 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,14 +134,9 @@ def _tried(
     images than accuracy does.
     """
     plain, mean = predict(judged.pixels), mean_over_views(predict, judged.pixels, views)
-    loss_before, loss_after = (_log_loss(each, judged.targets) for each in (plain, mean))
+    loss_before, loss_after = (float(cross_entropies(each, judged.targets).mean()) for each in (plain, mean))
     right = [each.argmax(axis=1) == judged.targets for each in (plain, mean)]
     hurts = loss_after > loss_before or paired_difference_interval(*right)[1] < 0
     losses = f"log loss {loss_before:.4f} before, {loss_after:.4f} with it"
     notes.append(f"{what}: {'left out' if hurts else 'taken'}, on {len(judged):,} validation images {losses}.")
     return () if hurts else views
-
-
-def _log_loss(probabilities: NDArray[np.float32], targets: Sequence[int] | NDArray[np.int64]) -> float:
-    of_target = probabilities[np.arange(len(probabilities)), targets].astype(np.float64)
-    return float(-np.log(np.maximum(of_target, SMALLEST)).mean())

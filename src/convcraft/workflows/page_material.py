@@ -17,6 +17,7 @@ from convcraft.errors import UserError
 from convcraft.evaluation.metrics import Mistake
 from convcraft.evaluation.predictions import Predictions, softmax
 from convcraft.evaluation.reliability_diagram import ReliabilityDiagram, reliability_diagram
+from convcraft.evaluation.trust import log_of
 from convcraft.explain.catalogue import METHODS
 from convcraft.explain.trust import check
 from convcraft.report.run_content import FeaturePlaces, Heat
@@ -28,7 +29,6 @@ MAP_SIZES = (2_000, 1_000, 500, 250, 120)  # images on the map of features: the 
 MAP_SECONDS = 8.0
 TIMED_IMAGES = 8
 FEWEST_FOR_TSNE = 12
-SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 
 
 def heat_of(
@@ -81,8 +81,7 @@ def reliability_of(predictions: Predictions, temperature: float | None) -> dict[
     correct = predictions.labels == predictions.targets
     found = {"As the network says": reliability_diagram(predictions.confidence, correct)}
     if temperature is not None:
-        logs = np.log(np.maximum(predictions.probabilities.astype(np.float64), SMALLEST))
-        calibrated = softmax(logs / temperature).max(axis=1)
+        calibrated = softmax(log_of(predictions.probabilities) / temperature).max(axis=1)
         found[f"Calibrated (temperature {temperature:.2f})"] = reliability_diagram(calibrated, correct)
     return found
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from convcraft import __version__
@@ -192,19 +191,15 @@ def _compared(saved: SavedPredictions, again: SavedPredictions, run: RunDescript
         detail = "other images or labels than the saved predictions are of"
         return Check("predictions", FAILED, detail, PREDICTIONS)
     loss = run.config.training.loss
-    parts = [(_probabilities(saved.logits, loss), _probabilities(again.logits, loss))]
+    parts = [(probabilities_of(saved.logits, loss), probabilities_of(again.logits, loss))]
     if saved.before is not None and again.before is not None:
-        parts.append((_probabilities(saved.before), _probabilities(again.before)))
+        parts.append((probabilities_of(saved.before), probabilities_of(again.before)))
     largest = max(float(np.abs(one - other).max()) for one, other in parts)
     if largest > PROBABILITY_TOLERANCE:
         detail = f"the weights give other probabilities, by up to {largest:.2g}"
         return Check("predictions", FAILED, detail, PREDICTIONS)
     detail = f"{len(saved.names):,} computed again from the weights; probabilities within {largest:.1g}"
     return Check("predictions", PASSED, detail)
-
-
-def _probabilities(logits: NDArray[np.float32], loss: str = "cross_entropy") -> NDArray[np.float32]:
-    return probabilities_of(logits, loss)
 
 
 def _same(computed: Any, published: Any) -> bool:
