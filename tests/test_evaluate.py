@@ -8,6 +8,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ from convcraft.finetune.proof_files import ShownProof, save_proof
 from convcraft.finetune.record import TuningRecord
 from convcraft.models.build import build_model
 from convcraft.training.run_folder import read_run
+from convcraft.workflows import report
 from convcraft.workflows.before import load_before, save_before
+from convcraft.workflows.draw_run import draw_run
 from convcraft.workflows.evaluate import evaluate
 from convcraft.workflows.load_model import load_model
 from convcraft.workflows.report import redraw
@@ -201,3 +204,23 @@ def test_a_page_drawn_again_judges_no_images_that_were_learned_from(
     assert ("Accuracy · validation" in page) == shows_validation
     assert proof.verdict in html.unescape(page)  # of the comparison that the run keeps
     assert "Before and after, on test" not in page
+
+
+@pytest.mark.parametrize("loss", ["bce", "mse"])
+def test_a_page_drawn_again_knows_what_the_logits_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    quiet, drawn = Console(quiet=True), []
+    config = settings(str(make_data(tmp_path / "shades"))).changed(training={"loss": loss})
+    trained = train(config, tmp_path / "run", console=quiet)
+    assert trained.report is not None
+
+    def keep(*arguments: Any) -> Path:
+        drawn.append(arguments[-1])
+        return draw_run(*arguments)
+
+    monkeypatch.setattr(report, "draw_run", keep)
+    redraw(tmp_path / "run", console=quiet)
+    [shown] = drawn
+    assert shown.report.log_loss == pytest.approx(trained.report.log_loss, rel=1e-4)
+    assert shown.report.brier == pytest.approx(trained.report.brier, rel=1e-4)

@@ -40,7 +40,7 @@ def redraw(run: Path, *, console: Console) -> Path:
         )
     if data.val is None:
         return draw_run(description, model, summary, None)
-    predictions, report = predict_images(model, data.val, data.classes)
+    predictions, report = predict_images(model, data.val, data.classes, loss=description.config.training.loss)
     return draw_run(description, model, summary, Shown("validation", data.val, predictions, report))
 
 
