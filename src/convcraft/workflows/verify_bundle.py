@@ -66,6 +66,6 @@ def _probes(bundle: Bundle, allow_native_code: bool) -> Iterator[Check]:
         yield Check("probe", FAILED, f"{result.file}: {result.problem}", result.file)
     if not failed:
         largest = max(result.difference for result in results)
-        allowed = f"{bundle.manifest.tolerance:.2g} of the logit range is allowed"
+        most = f"{bundle.manifest.tolerance:.2g} of the logit range is allowed"
         where = f"{bundle.form.package} {package_version(bundle.form.package)}"
-        yield Check("probes", PASSED, f"all {len(results)}; largest difference {largest:.2g}, {allowed} ({where})")
+        yield Check("probes", PASSED, f"all {len(results)}; largest difference {largest:.2g}, {most} ({where})")
