@@ -145,10 +145,8 @@ class Bundle:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a path looks like a bundle: a folder with bundle.json, or a zip file."""
-    if path.is_dir():
-        return (path / MANIFEST).is_file()
-    return path.is_file() and path.suffix == ".zip"
+    """Whether a path is meant for a bundle: a folder with bundle.json, or a name that ends in .zip."""
+    return (path / MANIFEST).is_file() or (path.suffix.lower() == ".zip" and not path.is_dir())
 
 
 def open_bundle(path: Path) -> Bundle:

@@ -43,6 +43,9 @@ def frames_of(name: str, every: int = 1) -> Iterator[tuple[str, NDArray[np.uint8
                     seconds = frame.time if frame.time is not None else 0.0
                     yield f"{name} {seconds:.2f} s", _upright(frame)
     except (av.FFmpegError, OSError) as error:
+        if name.startswith(CAMERA):
+            fix = "Check that it is plugged in, and that no other program uses it."
+            raise UserError(f"{name}: {error}", "a camera that can be opened", fix) from error
         raise UserError(f"{name}: {error}", "a video that can be decoded", "Play it to see what it is.") from error
 
 
