@@ -202,6 +202,18 @@ def with_tensor(**changes: Any) -> bytes:
     return onnx_model(tensors=[made])
 
 
+def second_value(model: Any) -> None:
+    """A sound tensor in an attribute that says it is a whole number."""
+    model.graph.node[1].attribute[0].t.CopyFrom(onnx_package().helper.make_tensor("x", 1, [1], [1.0]))
+
+
+def two_sizes() -> bytes:
+    """batch = 1 to those who take the first of two, "huge" to those who take the last."""
+    size = field(1, 2, field(1, 0, b"\1") + field(2, 2, b"huge"))
+    images = field(1, 2, b"x") + field(2, 2, field(1, 2, field(1, 0, b"\1") + field(2, 2, size)))
+    return field(1, 0, b"\x0a") + field(7, 2, field(1, 2, field(4, 2, b"Relu")) + field(11, 2, images))
+
+
 def sparse() -> Any:
     """Sixteen bytes that a runtime would unpack to four terabytes."""
     helper = onnx_package().helper
@@ -303,15 +315,14 @@ ONNX: dict[str, Callable[[], bytes]] = {
     "function": lambda: at_model(functions=function(node("Relu"))),
     "function in place of Relu": lambda: at_model(functions=function(node("Relu"), domain="")),
     "loop": lambda: onnx_model(node("Loop", body=branch())),
+    "loop without its body": lambda: onnx_model(node("Loop")),
     "loop in a branch": lambda: onnx_model(
         node("If", then_branch=branch(inner=node("Loop", body=branch())), else_branch=branch())
     ),
     "scan": lambda: onnx_model(node("Scan", body=branch(), num_scan_inputs=1)),
     "network inside of Relu": lambda: onnx_model(node("Relu", body=branch())),
     "networks inside of If": lambda: onnx_model(node("If", then_branch=[branch(outside("../x"))])),
-    "attribute of two kinds": lambda: onnx_model(
-        node("Constant", value_int=1), change=lambda model: model.graph.node[1].attribute[0].t.CopyFrom(outside("../x"))
-    ),
+    "attribute of two kinds": lambda: onnx_model(node("Constant", value_int=1), change=second_value),
     "attribute of a function": lambda: onnx_model(
         node("Relu", value=1), change=lambda model: setattr(model.graph.node[1].attribute[0], "ref_attr_name", "x")
     ),
@@ -333,6 +344,8 @@ ONNX: dict[str, Callable[[], bytes]] = {
         "input", onnx_package().helper.make_tensor_sequence_value_info("more", 1, None)
     ),
     "input of negative size": lambda: at_graph("input", onnx_package().helper.make_tensor_value_info("more", 1, [-5])),
+    "input of no type": lambda: at_graph("input", onnx_package().ValueInfoProto(name="more")),
+    "size that is a number and a name": two_sizes,
     "settings for the session": lambda: at_model(
         metadata_props=onnx_package().StringStringEntryProto(
             key="ort_config", value='{"session_options": {"enable_profiling": 1}}'
