@@ -8,7 +8,7 @@ from importlib import import_module
 from convcraft.deploy.formats.form import Format
 from convcraft.errors import UserError
 
-FORMATS = ("onnx",)
+FORMATS = ("onnx", "openvino")
 
 
 def find_format(name: str) -> Format:
