@@ -191,9 +191,13 @@ class ModelConfig:
     args: dict[str, Any] = field(default_factory=dict)  # further arguments of a timm model, e.g. pad_type: same
     tapped_layers: tuple[str, ...] = ()  # layers whose pooled outputs the classifier reads as well (Head2Toe)
     num_tapped_features: int = 0  # how many of these numbers it reads
+    pruned: dict[str, Any] = field(default_factory=dict)  # layers that pruning cut: path -> [out, in]; []: left out
 
     def __post_init__(self) -> None:
         _check(bool(self.name), "model.name", self.name, "the name of a network")
+        sizes = [size for layer in self.pruned.values() for size in (layer if isinstance(layer, list) else [layer])]
+        plain = all(type(size) is int and size >= 1 for size in sizes)
+        _check(plain, "model.pruned", self.pruned, "a list of channels for each layer, such as [8, 16]")
         _check(0.0 <= self.dropout < 1.0, "model.dropout", self.dropout, "a number in 0..1, 1 excluded")
         _check(
             (self.num_tapped_features > 0) == bool(self.tapped_layers),
@@ -397,6 +401,37 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompressConfig:
+    """How a run was made smaller from another one."""
+
+    source: str | None = None  # the run that it was made from; None: it was not
+    prune: float | None = None  # share of the multiply-adds to remove, in whole channels and blocks
+    largest_cut: float = 0.8  # of the channels of a layer that stays
+    channel_multiple: int = 8  # channels that stay in a wide layer: processors work on so many at once
+    thinning_worth: float = 0.3  # of a multiply-add saved in a thinned layer, beside 1 for one of a block left out
+    importance_images: int = 1000  # train images by which importance is measured
+    sparsity: float | None = None  # share of the weights that end as zero
+    sparsify_until: float = 0.7  # share of the training after which no further weight is set to zero
+    distil: bool = False  # learn from what the source says of every augmented image, too
+    temperature: float = 4.0  # softens both sides' answers
+    distil_weight: float = 0.9  # share of the loss that is the source's answers; the rest is the labels
+
+    def __post_init__(self) -> None:
+        for name in ("prune", "sparsity"):
+            value = getattr(self, name)
+            _check(value is None or 0 < value < 1, f"compress.{name}", value, "a number between 0 and 1")
+        _check(0 < self.largest_cut < 1, "compress.largest_cut", self.largest_cut, "a number between 0 and 1")
+        _check_range("compress.channel_multiple", self.channel_multiple, 1, 1024)
+        _check(0 < self.thinning_worth <= 1, "compress.thinning_worth", self.thinning_worth, "a number in 0..1, not 0")
+        _check_range("compress.importance_images", self.importance_images, 1, 1_000_000)
+        _check(0 < self.sparsify_until <= 1, "compress.sparsify_until", self.sparsify_until, "a number in 0..1, not 0")
+        _check(self.temperature > 0, "compress.temperature", self.temperature, "a number above 0")
+        _check(0 < self.distil_weight <= 1, "compress.distil_weight", self.distil_weight, "a number in 0..1, not 0")
+        made = self.prune is not None or self.sparsity is not None or self.distil
+        _check(made == (self.source is not None), "compress.source", self.source, "the run that is made smaller")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that makes a run; the saved file reproduces it."""
 
@@ -409,6 +444,14 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    compress: CompressConfig = field(default_factory=CompressConfig)
+
+    @property
+    def command(self) -> str:
+        """The command that makes such a run."""
+        if self.compress.source is not None:
+            return "compress"
+        return "train" if self.finetune.method == "none" else "finetune"
 
     def __post_init__(self) -> None:
         if self.data.final:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from convcraft import __version__
-from convcraft.cli import deploying, explaining, judging, learning, proving, tools
+from convcraft.cli import compressing, deploying, explaining, judging, learning, proving, tools
 from convcraft.cli.options import EXIT_BAD_INPUT, EXIT_CHECK_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED
 from convcraft.cli.printing import print_json
 from convcraft.cli.scratch import scratch_app
@@ -37,6 +37,7 @@ COMMANDS = (
     learning.demo,
     learning.train,
     learning.finetune,
+    compressing.compress,
     judging.evaluate,
     judging.predict,
     explaining.explain,
@@ -90,7 +91,7 @@ def _run(given: list[str]) -> int:
     try:
         code: int = app(given, prog_name="convcraft", standalone_mode=False) or 0
         if code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C where no training loop answers it
-            resumable = given[:1] in (["train"], ["finetune"]) or given[:2] == ["scratch", "train"]
+            resumable = given[:1] in (["train"], ["finetune"], ["compress"]) or given[:2] == ["scratch", "train"]
             what = "What was saved stays; --resume goes on." if resumable else "This command saved nothing of its own."
             print(f"Stopped. {what}", file=sys.stderr)
         return code

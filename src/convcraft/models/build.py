@@ -17,6 +17,7 @@ from convcraft.models.keras_cnn import KerasCNN
 from convcraft.models.layer_head import LayerHead
 from convcraft.models.lenet import LeNet5
 from convcraft.models.network import Network, too_small
+from convcraft.models.pruned import apply_shapes
 from convcraft.models.resnet import plain18, plain34, resnet18, resnet34, resnet50, resnet101
 from convcraft.models.resnet9 import ResNet9
 from convcraft.models.resnet_cifar import resnet20_cifar, resnet32_cifar, resnet44_cifar, resnet56_cifar
@@ -95,6 +96,7 @@ def build_model(config: ModelConfig, *, num_classes: int, in_channels: int, imag
         model = _build_timm(config, num_classes, in_channels, image_size)
     if config.tapped_layers:
         model = LayerHead(model, config.tapped_layers, config.num_tapped_features, num_classes)
+    apply_shapes(model, config.pruned)
     _check_output(model, config.name, num_classes, in_channels, image_size)
     return model
 

@@ -83,6 +83,8 @@ class Trainer(BaseTrainer):
         if self.hooks.before_step is not None:
             self.hooks.before_step()
         take_step(self.fabric, self.optimizer, self.config.training.gradient_clip_norm)
+        if self.hooks.after_step is not None:
+            self.hooks.after_step(self.state.step + 1)
         self.watch.lap("optimizer")
         if self.average is not None:
             self.average.update(self.state.step)
@@ -163,6 +165,7 @@ def prepare_trainer(
     called = network_for(model, config.training.compile, num_passes, fabric.device.type)
     network, optimizer = fabric.setup(called, build_optimizer(config.optim, model, rate_factors))
     decay = config.training.ema_decay
+    hooks = hooks or TuningHooks()
     trainer = Trainer(
         **common_parts(run, config, train, val, task, facts, checkpoint),
         fabric=fabric,
@@ -170,9 +173,11 @@ def prepare_trainer(
         network=network,
         optimizer=optimizer,
         average=WeightAverage(model, decay) if decay is not None else None,
-        hooks=hooks or TuningHooks(),
+        hooks=hooks,
         rate_factors=rate_factors or {},
     )
+    if hooks.loss is not None:  # known mistakes are recognised by the task's own loss
+        trainer.loss_watch = None
     if checkpoint is not None:
         go_on_from(trainer, checkpoint)
     if profile:
@@ -256,7 +261,8 @@ def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], passes: Seq
         if trainer.hooks.perturb is not None:
             images = trainer.hooks.perturb(images, targets)
         logits: Tensor = trainer.network(images)  # [B, K]
-        loss = trainer.task.loss(logits, targets)
+        own_loss = trainer.hooks.loss
+        loss = trainer.task.loss(logits, targets) if own_loss is None else own_loss(images, logits, targets)
         tally.add(loss.item(), int(trainer.task.num_correct(logits, targets)), len(images))
         if not math.isfinite(tally.loss_sum):
             report_non_finite(trainer, batch, loss.item())

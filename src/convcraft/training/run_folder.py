@@ -109,7 +109,7 @@ def read_summary(run: Path) -> dict[str, Any]:
         UserError: the run is not finished.
     """
     if not (run / SUMMARY).exists():
-        command = "train" if RunConfig.load(run / CONFIG).finetune.method == "none" else "finetune"
+        command = RunConfig.load(run / CONFIG).command
         fix = f"Finish it: convcraft {command} --out {run} --resume"
         raise UserError(f"{run} has no {SUMMARY}", "a finished run", fix)
     summary: dict[str, Any] = read_json(run / SUMMARY)

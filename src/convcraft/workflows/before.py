@@ -1,4 +1,5 @@
-"""The network that fine-tuning started from, with its probe: kept beside the result, so that test can compare them."""
+"""The network that a run started from (fine-tuning: with its probe; compression: as it was), kept beside the result, so
+that both can be compared on the test images."""
 
 from __future__ import annotations
 
@@ -27,12 +28,13 @@ BEFORE = "before"  # the folder among the checkpoints
 
 @dataclass(frozen=True)
 class Before:
-    """network: on the CPU, in eval mode; its logits are made for softmax. sha256: of its weights.
+    """network: on the CPU, in eval mode; its logits are made for softmax. config: rebuilds it. sha256: of its weights.
 
     label, after_label: what it and the result are called. spent: what either cost to make.
     """
 
     network: nn.Module
+    config: ModelConfig
     sha256: str
     label: str
     after_label: str
@@ -74,7 +76,7 @@ def load_before(run: RunDescription) -> Before | None:
         spent = Spent(**saved.state["spent"])
     except (DamagedCheckpoint, KeyError, TypeError, RuntimeError) as error:
         fix = "Restore the folder; without it, the run is evaluated without the comparison."
-        raise UserError(f"{folder}: {error}", "the network as it was before fine-tuning", fix) from error
+        raise UserError(f"{folder}: {error}", "the network as it was before", fix) from error
     manifest = json.loads((folder / MANIFEST).read_bytes())
     sha256 = manifest["files"]["model.safetensors"]["sha256"]
-    return Before(network.eval(), sha256, saved.state["label"], saved.state["after_label"], spent)
+    return Before(network.eval(), config, sha256, saved.state["label"], saved.state["after_label"], spent)

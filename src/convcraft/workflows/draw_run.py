@@ -74,7 +74,6 @@ def draw_run(run: RunDescription, model: nn.Module, summary: dict[str, Any], sho
         summary: of training (summary.json).
         shown: what the figures are of; None: the page has no figures.
     """
-    command = "train" if run.config.finetune.method == "none" else "finetune"
     preprocess = run.preprocess
     layers = summarise(model, (preprocess.height, preprocess.width), preprocess.channels)
     comparisons = [kept] if (kept := read_proof(run.folder)) is not None else []
@@ -98,7 +97,7 @@ def draw_run(run: RunDescription, model: nn.Module, summary: dict[str, Any], sho
             environment=_environment(run, summary),
             config_yaml=(run.folder / CONFIG).read_text(encoding="utf-8"),
             reproduce=(
-                f"convcraft {command} --config {run.folder / CONFIG} --out NEW_RUN",
+                f"convcraft {run.config.command} --config {run.folder / CONFIG} --out NEW_RUN",
                 f"convcraft evaluate {run.folder}",
             ),
             **({} if shown is None else _measured(run, model, shown)),

@@ -124,7 +124,7 @@ def train(
             if not going_on:  # else the folder describes itself, and the trainer has found the data unchanged
                 describe_run(run, config, data)
             fit(trainer, console)
-            result = _finish(run, trainer, data, started)
+            result = finish_run(run, trainer, data, started)
             trackers.log(_final_figures(result), trainer.state.step)
         return result
 
@@ -213,9 +213,8 @@ def build_trainer(
     model = build_network(config.model, data.classes, data.preprocess)
     if config.model.weights is not None:
         _start_from(model, Path(config.model.weights), card_of(config), data.classes, console)
-    elif isinstance(model, Network) and model.num_start_images and not resume:
-        some = spread(len(data.train), model.num_start_images)
-        model.start_from_images(torch.from_numpy(data.preprocess.normalise(data.train.pixels_of(some))))
+    elif not resume:
+        show_train_images(model, data)
     freeze(model, config.model.freeze)
     refuse_probabilities(model, data.preprocess.channels, (data.preprocess.height, data.preprocess.width))
     if data.val is None and (training.early_stopping_epochs is not None or config.schedule.name == "plateau"):
@@ -224,12 +223,6 @@ def build_trainer(
     task = task_of(config, data.train, len(data.classes))
     if not resume:
         tell(preflight_in_time(model, task, config, data, card_of(config)), console)
-    facts = {
-        "classes": list(data.classes),
-        "data_sha256": data.description["sha256"],
-        "preprocess": data.preprocess.as_dict(),
-        "versions": library_versions(),
-    }
     prepare: Callable[..., BaseTrainer] = prepare_numpy_trainer if training.engine == "numpy" else prepare_trainer
     return prepare(
         run,
@@ -238,11 +231,28 @@ def build_trainer(
         data.val,
         task,
         model,
-        facts,
+        facts_of(data),
         resume=resume,
         console=console,
         profile=profile,
     )
+
+
+def show_train_images(model: nn.Module, data: TrainingData) -> None:
+    """Set those start values of a fresh network that depend on train images; most have none."""
+    if isinstance(model, Network) and model.num_start_images:
+        some = spread(len(data.train), model.num_start_images)
+        model.start_from_images(torch.from_numpy(data.preprocess.normalise(data.train.pixels_of(some))))
+
+
+def facts_of(data: TrainingData) -> dict[str, Any]:
+    """What a checkpoint records about its origin."""
+    return {
+        "classes": list(data.classes),
+        "data_sha256": data.description["sha256"],
+        "preprocess": data.preprocess.as_dict(),
+        "versions": library_versions(),
+    }
 
 
 def task_of(config: RunConfig, images: ImageSet, num_classes: int) -> Classification:
@@ -283,8 +293,11 @@ def _start_from(model: nn.Module, path: Path, card: Card | None, classes: tuple[
         console.print("its classifier was made for other classes and starts afresh", highlight=False, markup=False)
 
 
-def _finish(run: Path, trainer: BaseTrainer, data: TrainingData, started: float) -> TrainResult:
-    """Take the result's weights, judge them on validation, write trust, summary and report."""
+def finish_run(run: Path, trainer: BaseTrainer, data: TrainingData, started: float) -> TrainResult:
+    """Take the result's weights, judge them on validation, write trust, summary and report.
+
+    started: of the command, by `time.monotonic`.
+    """
     description = read_run(run)
     weights = load_result(description)
     model = trainer.torch_network()

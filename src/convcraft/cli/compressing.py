@@ -1,0 +1,112 @@
+"""The command that makes a smaller run of a run: compress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from convcraft.cli.options import DataDir, Debug, Device, Json, Quiet, Seed, Set
+from convcraft.cli.printing import print_json, print_report
+from convcraft.errors import UserError
+
+
+def compress(
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A finished run; it stays as it is.")] = None,
+    prune: Annotated[
+        float | None, typer.Option(help="Share of the multiply-adds to remove, in channels and blocks: 0.5.")
+    ] = None,
+    into: Annotated[
+        str | None, typer.Option(help="A smaller network that learns from the run: resnet20_cifar, mobilenetv2_100 ...")
+    ] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Share of the weights that become zero: 0.8.")] = None,
+    distil: Annotated[bool, typer.Option("--distil", help="Learn from the run's own answers, too.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the new run; default RUN-pruned, -2 ...")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it was stopped.")] = False,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the train images; 0: none.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    data_dir: DataDir = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make a smaller run of a finished one: fewer channels, another network, or weights that are zero.
+
+    Examples: convcraft compress runs/photos --prune 0.5 --distil --out runs/photos-half
+    convcraft compress runs/photos --into mobilenetv2_100
+    convcraft compress runs/photos --sparsity 0.8
+    """
+    from convcraft.config import RunConfig
+    from convcraft.workflows.choose_config import first_free
+    from convcraft.workflows.compress import compress as run_compress
+    from convcraft.workflows.compress_settings import choose_compression
+    from convcraft.workflows.console import make_console
+
+    if run is None and not resume:
+        raise UserError("no RUN", "the run to make smaller", "Name a folder that `convcraft train` made.")
+    if resume and out is None:
+        raise UserError("--resume without --out", "the folder of the run to go on with", "Add --out RUN.")
+    if run is None:
+        chosen = RunConfig()
+        if any(value is not None for value in (prune, into, sparsity, epochs, batch_size, learning_rate, seed, set_)):
+            fix = "Give --out and --resume alone, or the whole command that started the run."
+            raise UserError("--resume with further settings", "a run's own settings", fix)
+    else:
+        chosen = choose_compression(
+            run,
+            prune=prune,
+            into=into,
+            sparsity=sparsity,
+            distil=distil,
+            data_dir=data_dir,
+            optim_settings={"learning_rate": learning_rate},
+            training_settings={
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "seed": seed,
+                "device": None if device == "auto" else device,
+            },
+            assignments=set_ or (),
+        )
+        ending = "pruned" if prune is not None else into if into is not None else "sparse"
+        out = out or first_free(run.with_name(f"{run.absolute().name}-{ending}"))
+    assert out is not None
+    result = run_compress(chosen, out, resume=resume, console=make_console(quiet))
+    _print_compared(result.compared)
+    if result.report is not None:
+        print_report(result.report, f"{result.report.num_images} validation images")
+    print(f"took         {result.seconds:.1f} s")
+    print(f"run          {result.run}")
+    print(f"next         convcraft evaluate {result.run}   (test images: both networks, image by image)")
+    if json_:
+        print_json(result.to_dict())
+
+
+def _print_compared(compared: Any) -> None:
+    """Before and after, one line per figure."""
+    before, after = compared.before, compared.after
+    rows = [
+        ("multiply-adds", f"{before.multiply_adds:,}", f"{after.multiply_adds:,}"),
+        ("parameters", f"{before.parameters:,}", f"{after.parameters:,}"),
+        ("zero weights", f"{before.zeros:.1%}", f"{after.zeros:.1%}"),
+        ("file", f"{before.file_bytes:,} bytes", f"{after.file_bytes:,} bytes"),
+        ("packed file", f"{before.packed_bytes:,} bytes", f"{after.packed_bytes:,} bytes"),
+    ]
+    for batch_size, taken in before.milliseconds.items():
+        figures = (f"{value:.3g} ms" for value in (taken, after.milliseconds[batch_size]))
+        rows.append((f"per image, batch {batch_size}", *figures))
+    if before.accuracy is not None:
+        rows.append(("accuracy", *(_accuracy(side) for side in (before, after))))
+        rows.append(("called alike", "", f"{compared.agreement:.2%} of {compared.num_images:,} validation images"))
+    for name, was, now in rows:
+        print(f"{name:<20} {was:<34} {now}")
+
+
+def _accuracy(side: Any) -> str:
+    low, high = side.interval
+    return f"{side.accuracy:.2%} ({low:.2%} to {high:.2%})"
