@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from convcraft.config import ModelConfig
 from convcraft.data.preprocess import Preprocess
 from convcraft.deploy.formats.form import FEATURES, LOGITS
 from convcraft.errors import UserError
@@ -26,6 +27,7 @@ class ExportNetwork(nn.Module):
         model: in evaluation mode; a folded copy is taken.
         preprocess: of the run.
         features: also give the classifier's input, which some scores of strangeness need.
+        made_by: settings that build the model again, for formats that do so.
         normalises: takes uint8 pixels [B, H, W, C] instead of normalised float32 [B, C, H, W].
 
     Raises:
@@ -36,11 +38,19 @@ class ExportNetwork(nn.Module):
     shift: Tensor
 
     def __init__(
-        self, model: nn.Module, preprocess: Preprocess, *, features: bool = False, normalises: bool = False
+        self,
+        model: nn.Module,
+        preprocess: Preprocess,
+        *,
+        features: bool = False,
+        normalises: bool = False,
+        made_by: ModelConfig | None = None,
     ) -> None:
         super().__init__()
         self.preprocess = preprocess
         self.normalises = normalises
+        self.made_by = made_by
+        self._source = (model,)  # in a tuple: its weights are no part of this module
         images = _examples(preprocess)
         self.body = fold_batch_norms(model, images)
         self.classifier: nn.Module | None = None
@@ -51,6 +61,16 @@ class ExportNetwork(nn.Module):
         if features:
             self._split(images)
         self.eval().requires_grad_(False)
+
+    @property
+    def source(self) -> nn.Module:
+        """The network as it was given, batch norms and all."""
+        return self._source[0]
+
+    @property
+    def num_classes(self) -> int:
+        with torch.no_grad():
+            return _logits_of(self.source(_examples(self.preprocess))).shape[1]
 
     @property
     def output_names(self) -> tuple[str, ...]:

@@ -187,7 +187,11 @@ def _source(
         files = {}
         notes = ("The run has no trust.json: the bundle's probabilities are not calibrated, and nothing is rejected.",)
     network = ExportNetwork(
-        model, run.preprocess, features=trust is not None and trust.needs_features, normalises=normalises
+        model,
+        run.preprocess,
+        features=trust is not None and trust.needs_features,
+        normalises=normalises,
+        made_by=run.config.model,
     )
     about = {"network": run.config.model.name, "recipe": run.config.recipe, "data": run.data["name"]}
     source = Source(

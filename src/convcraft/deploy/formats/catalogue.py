@@ -8,7 +8,7 @@ from importlib import import_module
 from convcraft.deploy.formats.form import Format
 from convcraft.errors import UserError
 
-FORMATS = ("onnx", "openvino")
+FORMATS = ("onnx", "openvino", "safetensors", "pt2", "aot-inductor")
 
 
 def find_format(name: str) -> Format:
@@ -20,5 +20,5 @@ def find_format(name: str) -> Format:
         near = difflib.get_close_matches(name.lower(), FORMATS, n=3)
         fix = f"Did you mean {' or '.join(near)}?" if near else "Choose one of these."
         raise UserError(f"format {name!r}", f"one of {', '.join(FORMATS)}", fix)
-    found: Format = import_module(f"convcraft.deploy.formats.{name}").FORMAT
+    found: Format = import_module(f"convcraft.deploy.formats.{name.replace('-', '_')}").FORMAT
     return found

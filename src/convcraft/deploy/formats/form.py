@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Files = Mapping[str, bytes]  # name in the bundle -> content
 # float32 [B, C, H, W] normalised, or uint8 [B, H, W, C] where the network normalises, to what it says.
 Session = Callable[[NDArray[np.generic]], Outputs]
+# Layers that stay in floating point, by their module's name in the ExportNetwork, to files in int8.
+Quantise = Callable[[Collection[str]], dict[str, bytes]]
 
 LOGITS, FEATURES = "logits", "features"  # names of the outputs in every format
 
@@ -44,6 +46,8 @@ class Format:
         images.
     check: raises UserError for files that must not reach the runtime.
     open: files -> session.
+    quantiser: (network, images) -> int8 files for any choice of layers that stay in floating point, all from one
+        tracing; None where the format has no int8. `write` in int8 leaves none.
     """
 
     name: str
@@ -56,3 +60,4 @@ class Format:
     write: Callable[[ExportNetwork, NDArray[np.generic], str], dict[str, bytes]]
     check: Callable[[Files], None]
     open: Callable[[Files, str, Runtime], Session]
+    quantiser: Callable[[ExportNetwork, NDArray[np.generic]], Quantise] | None = None

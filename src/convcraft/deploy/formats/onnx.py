@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convcraft.deploy.formats.form import FEATURES, LOGITS, Files, Format, Runtime, Session
+from convcraft.deploy.formats.form import FEATURES, LOGITS, Files, Format, Quantise, Runtime, Session
 from convcraft.deploy.onnx_guard import check_onnx
 from convcraft.evaluation.outputs import Outputs
 
@@ -26,17 +26,29 @@ def write(network: ExportNetwork, images: NDArray[np.generic], precision: str) -
     Args:
         images: [N, ...] as the network takes them; int8 measures the ranges of activations on them.
     """
-    model = _traced(network)
     if precision == "int8":
-        from convcraft.deploy.formats.onnx_int8 import quantised
-
-        return {FILE: quantised(model, INPUT, images)}
-    return {FILE: model}
+        return quantiser(network, images)(())
+    return {FILE: traced(network).SerializeToString()}
 
 
-def _traced(network: ExportNetwork) -> bytes:
+def quantiser(network: ExportNetwork, images: NDArray[np.generic]) -> Quantise:
+    """model.onnx in int8, with layers of choice in float32."""
+    from convcraft.deploy.compress.rounding import mean_rounding_errors
+    from convcraft.deploy.formats.onnx_int8 import activation_ranges, quantised
+    from convcraft.deploy.formats.onnx_layers import without_rounding_errors
+
+    model = traced(network)
+    ranges = activation_ranges(model, INPUT, images)
+    errors = mean_rounding_errors(network, images)
+    return lambda keep: {FILE: quantised(without_rounding_errors(model, errors, keep), ranges, keep)}
+
+
+def traced(network: ExportNetwork) -> Any:
+    """The network as an onnx.ModelProto, its layers named as the modules are."""
     import onnx  # noqa: F401  (torch imports it late and then names another package)
     import torch
+
+    from convcraft.deploy.formats.onnx_layers import name_layers
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -55,7 +67,8 @@ def _traced(network: ExportNetwork) -> bytes:
         del described.metadata_props[:]
     for weights in model.graph.initializer:
         del weights.metadata_props[:]
-    return bytes(model.SerializeToString())
+    name_layers(model)
+    return model
 
 
 def check(files: Files) -> None:
@@ -95,4 +108,5 @@ FORMAT = Format(
     write=write,
     check=check,
     open=open_session,
+    quantiser=quantiser,
 )
