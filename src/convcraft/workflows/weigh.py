@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from convcraft.config import RunConfig
 from convcraft.data.durable_files import read_json, write_json
 from convcraft.data.sample import Progress
 from convcraft.deploy.bundle import is_bundle
@@ -25,10 +26,10 @@ from convcraft.errors import UserError
 from convcraft.evaluation.trade_off import TradeOff, Variant
 from convcraft.statistics import wilson_interval
 from convcraft.training.checkpoint import CHECKPOINTS
-from convcraft.training.run_folder import RunDescription, load_result, read_run
+from convcraft.training.run_folder import CONFIG, SUMMARY, RunDescription, load_result, read_run
 from convcraft.workflows.run_network import RunNetwork
 
-VARIANTS, BUNDLES, COMPRESSED = "variants.json", "bundles", "compressed"
+VARIANTS, BUNDLES = "variants.json", "bundles"
 ROUNDS, WARM_UP = 15, 3
 BATCH_SIZE = 16
 
@@ -80,7 +81,7 @@ def _candidates(run: RunDescription, notes: list[str]) -> Iterator[_Candidate]:
     """The run first."""
     yield _of_run(run, "as trained (torch)")
     yield from _of_bundles(run, "", notes)
-    for folder in sorted((run.folder / COMPRESSED).glob("*/")):
+    for folder in _compressed(run.folder):
         try:
             compressed = read_run(folder)
             yield _of_run(compressed, f"{folder.name} (torch)")
@@ -88,6 +89,16 @@ def _candidates(run: RunDescription, notes: list[str]) -> Iterator[_Candidate]:
             notes.append(f"{folder.name} was left out: {error.received}")
             continue
         yield from _of_bundles(compressed, f"{folder.name} ", notes)
+
+
+def _compressed(run: Path) -> Iterator[Path]:
+    """Finished runs beside this one that were made from it."""
+    for folder in sorted(run.resolve().parent.iterdir()):
+        if not (folder / SUMMARY).is_file() or not (folder / CONFIG).is_file():
+            continue
+        source = RunConfig.load(folder / CONFIG).compress.source
+        if source is not None and Path(source).resolve() == run.resolve():
+            yield folder
 
 
 def _of_run(run: RunDescription, name: str) -> _Candidate:
@@ -98,11 +109,7 @@ def _of_run(run: RunDescription, name: str) -> _Candidate:
 
 
 def _made_by(run: RunDescription) -> str:
-    made = run.folder / "compressed.json"
-    if made.exists():
-        command: str = read_json(made)["command"]
-        return command
-    return f"convcraft {'train' if run.config.finetune.method == 'none' else 'finetune'} {run.data['name']}"
+    return f"convcraft {run.config.command} --config {run.folder / CONFIG}"
 
 
 def _of_bundles(run: RunDescription, prefix: str, notes: list[str]) -> Iterator[_Candidate]:
