@@ -485,6 +485,7 @@ ZIPS: dict[str, Callable[[], bytes]] = {
     "cut": lambda: PLAIN[:-10],
     "no list": lambda: PLAIN[: PLAIN.index(CENTRAL)],
     "list that is longer than it says": lambda: patched(PLAIN, END, 10, "<H", 1),
+    "format of the future": lambda: patched(PLAIN, CENTRAL, 6, "<H", 64),
     "sixty thousand files": lambda: patched(patched(PLAIN, END, 10, "<H", 60_000), END, 8, "<H", 60_000),
     "two hundred and one files": lambda: zipped(*((str(number), b"") for number in range(201))),
     "empty zip": lambda: zipped(),

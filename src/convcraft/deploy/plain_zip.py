@@ -23,6 +23,7 @@ END_RECORD = struct.Struct("<4s4H2IH")
 ENCRYPTED = 0x0001 | 0x0040 | 0x2000
 SIZES_BEHIND = 0x0008  # size and checksum stand behind the data, in a descriptor
 NOTHING, DESCRIPTOR = range(1), range(12, 25)  # bytes between one file and the next
+NEWEST_NEEDED = 63  # version 6.3 of the format
 MAX_LIST_BYTES = 1 << 20
 BOMB_BYTES, BOMB_RATIO = 1 << 20, 1000  # what unpacks to over 1 MiB and a thousand times its size is no network
 PLAIN = "a plain zip file"
@@ -107,9 +108,11 @@ def _listed_file(data: bytes, position: int, end: int) -> tuple[Packed, int]:
     if name_begin > end:
         raise Refused("is a zip whose list of files is cut", PLAIN)
     header = CENTRAL_HEADER.unpack_from(data, position)
-    mark, _, _, flags, method, _, _, checksum, packed_bytes, num_bytes, *lengths, disk, _, attributes, begin = header
+    mark, _, needed, flags, method, _, _, checksum, packed_bytes, num_bytes, *lengths, disk, _, attributes, begin = (
+        header
+    )
     behind = name_begin + sum(lengths)  # of the name, extra fields and the comment
-    if mark != b"PK\1\2" or disk or behind > end:
+    if mark != b"PK\1\2" or disk or behind > end or needed > NEWEST_NEEDED:
         raise Refused("is a zip whose list of files is damaged", PLAIN)
     name = data[name_begin : name_begin + lengths[0]].decode("latin-1")
     return Packed(name, flags, method, checksum, packed_bytes, num_bytes, attributes >> 16, begin), behind
