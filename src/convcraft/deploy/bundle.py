@@ -250,6 +250,8 @@ def _expected(
 def _trust(files: Mapping[str, bytes], manifest: Manifest, path: Path) -> Trust | None:
     if TRUST not in files:
         return None
+    if TENSORS in files:
+        check_safetensors(files[TENSORS], TENSORS)
     trust = trust_from_files(_parsed(files[TRUST], f"{path}/{TRUST}"), files.get(TENSORS), f"{path}/{TRUST}")
     trust.refuse_others(manifest.weights_sha256, manifest.preprocess_sha256)
     return trust

@@ -118,6 +118,7 @@ def export(
     as_zip: bool = True,
     probes: str = "made",
     normalises: bool = False,
+    weighs: bool = True,
     console: Console,
 ) -> ExportResult:
     """Write a run's network as bundles, each compared with it on images that are no test images.
@@ -127,6 +128,7 @@ def export(
         as_zip: one zip per bundle, or a folder.
         probes: "made": drawings; "data": images of the run's own data, which then travel with the bundle.
         normalises: the network takes uint8 pixels [B, H, W, C] and normalises by itself.
+        weighs: afterwards all variants of the run are judged and timed beside each other (`weigh`).
 
     Raises:
         UserError: no finished run, images that are needed and gone, a format that cannot carry the network, or a bundle
@@ -155,7 +157,7 @@ def export(
             exported.append(_described(place, variant, made))
         progress(len(variants), len(variants), "exporting")
         weighed = None
-        if images.judges is not None and out is None:  # elsewhere, the run's page does not know of them
+        if weighs and images.judges is not None and out is None:  # elsewhere, the run's page does not know of them
             weighed, left_out = weigh(description, images.judges, progress)
             notes = (*notes, *left_out)
     return ExportResult(run, tuple(exported), weighed, (*images.notes, *notes), time.monotonic() - started)

@@ -109,7 +109,16 @@ def _of_run(run: RunDescription, name: str) -> _Candidate:
 
 
 def _made_by(run: RunDescription) -> str:
-    return f"convcraft {run.config.command} --config {run.folder / CONFIG}"
+    compress = run.config.compress
+    if compress.source is None:
+        return f"convcraft {run.config.command} --config {run.folder / CONFIG}"
+    asked = {"--prune": compress.prune, "--sparsity": compress.sparsity}
+    options = [f"{name} {value:g}" for name, value in asked.items() if value is not None]
+    into = run.config.model.name
+    if into != read_run(Path(compress.source)).config.model.name:
+        options.append(f"--into {into}")
+    options += ["--distil"] if compress.distil else []
+    return f"convcraft compress {Path(compress.source).name} {' '.join(options)}"
 
 
 def _of_bundles(run: RunDescription, prefix: str, notes: list[str]) -> Iterator[_Candidate]:

@@ -1,0 +1,162 @@
+"""`convcraft compress RUN --target-latency ...`: the mildest combination that is quick and small enough.
+
+Tried in this order, each judged and timed beside all others: exports that change nothing, lower precision, then pruning
+with training and the same exports of what is left. The first that reaches every target without losing too much ends the
+search; what was made on the way stays, and the run's page shows all of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from convcraft.deploy.formats.catalogue import find_format
+from convcraft.deploy.machine import package_version
+from convcraft.errors import UserError
+from convcraft.evaluation.trade_off import TradeOff
+from convcraft.evaluation.trade_off import Variant as Weighed
+from convcraft.training.run_folder import SUMMARY, read_run, read_summary
+from convcraft.workflows.compress import compress
+from convcraft.workflows.compress_settings import choose_compression
+from convcraft.workflows.console import data_progress
+from convcraft.workflows.export import Variant, export
+from convcraft.workflows.export_images import export_images
+from convcraft.workflows.weigh import BUNDLES, weigh
+
+EXPORTS = (
+    ("onnx", "float32"),
+    ("openvino", "float32"),
+    ("openvino", "bfloat16"),
+    ("onnx", "int8"),
+    ("openvino", "int8"),
+)
+PRUNED_SHARES = (0.3, 0.5, 0.7)
+MAX_DROP = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What a variant must reach. milliseconds: for one image. size_bytes: of its model files. max_drop: share of the
+    judged images that it may get right less often than the run.
+
+    Raises:
+        UserError: no target, or one outside of its range.
+    """
+
+    milliseconds: float | None = None
+    size_bytes: int | None = None
+    max_drop: float = MAX_DROP
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.milliseconds, self.size_bytes) if value is not None]
+        if not given or not all(value > 0 for value in given):
+            fix = "For example: --target-latency 5 --target-size 2.5"
+            raise UserError(f"targets {given}", "milliseconds or megabytes above 0", fix)
+        if not 0 <= self.max_drop < 1:
+            raise UserError(f"max drop {self.max_drop}", "a share from 0 to 1", "One point is 0.01.")
+
+    def missed_by(self, variant: Weighed, own: Weighed) -> list[str]:
+        """What a variant lacks, in words; empty where it will do."""
+        missed = []
+        if self.milliseconds is not None and variant.milliseconds > self.milliseconds:
+            missed.append(f"{variant.milliseconds:.3g} ms")
+        if self.size_bytes is not None and variant.size_bytes > self.size_bytes:
+            missed.append(f"{variant.size_bytes / 1e6:.3g} MB")
+        if own.accuracy - variant.accuracy > self.max_drop + 1e-9:
+            missed.append(f"{100 * (own.accuracy - variant.accuracy):.1f} points less right")
+        return missed
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """found: the variant that reaches the targets, the most accurate of several; None where none did."""
+
+    run: Path
+    targets: Targets
+    found: Weighed | None
+    trade_off: TradeOff
+    notes: tuple[str, ...]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        found = (
+            None
+            if self.found is None
+            else next(entry for entry in self.trade_off.to_dict()["variants"] if entry["name"] == self.found.name)
+        )
+        return {
+            "run": str(self.run),
+            "found": found,
+            "trade_off": self.trade_off.to_dict(),
+            "notes": list(self.notes),
+            "seconds": self.seconds,
+        }
+
+
+def search_variants(run: Path, targets: Targets, *, epochs: int | None = None, console: Console) -> SearchResult:
+    """
+    Args:
+        epochs: of training after each pruning; None: as `compress` takes.
+
+    Raises:
+        UserError: no finished run, or its data are gone: without images nothing can be judged.
+    """
+    started = time.monotonic()
+    read_summary(run)
+    notes: list[str] = []
+    found, trade_off = _reached(run, targets, console, notes)
+    for step in _steps(run, epochs, console):
+        if found is not None:
+            break
+        try:
+            step()
+        except UserError as error:  # a format that cannot carry this network, a share that cannot be reached
+            notes.append(f"{error.received}; expected {error.expected}")
+            continue
+        found, trade_off = _reached(run, targets, console, notes)
+    return SearchResult(run, targets, found, trade_off, tuple(dict.fromkeys(notes)), time.monotonic() - started)
+
+
+def _reached(run: Path, targets: Targets, console: Console, notes: list[str]) -> tuple[Weighed | None, TradeOff]:
+    """Weigh all there is; the most accurate variant that reaches the targets."""
+    description = read_run(run)
+    with data_progress(console) as progress:
+        judges = export_images(description, progress).judges
+        if judges is None:
+            fix = "Put the data back where the run found them."
+            raise UserError(f"the data of {run} cannot be opened", "images to judge variants on", fix)
+        trade_off, left_out = weigh(description, judges, progress)
+    notes += left_out
+    own = trade_off.variants[0]
+    enough = [variant for variant in trade_off.variants if not targets.missed_by(variant, own)]
+    return (max(enough, key=lambda variant: variant.accuracy) if enough else None), trade_off
+
+
+def _steps(run: Path, epochs: int | None, console: Console) -> Iterator[Callable[[], Any]]:
+    """What to make, the mildest first; things that are there already are not made again."""
+    yield from _exports(run, console)
+    for share in PRUNED_SHARES:
+        pruned = run.with_name(f"{run.absolute().name}-pruned-{round(100 * share)}")
+        if not (pruned / SUMMARY).exists():
+            yield partial(_prune, run, share, pruned, epochs, console)
+        if (pruned / SUMMARY).exists():
+            yield from _exports(pruned, console)
+
+
+def _exports(run: Path, console: Console) -> Iterator[Callable[[], Any]]:
+    for name, precision in EXPORTS:
+        form = find_format(name)
+        made = run / BUNDLES / f"{run.resolve().name}-{name}-{precision}.zip"
+        if package_version(form.package) is not None and not made.exists():
+            yield partial(export, run, [Variant(form, precision)], weighs=False, console=console)
+
+
+def _prune(run: Path, share: float, out: Path, epochs: int | None, console: Console) -> None:
+    settings = choose_compression(run, prune=share, distil=True, training_settings={"epochs": epochs})
+    compress(settings, out, console=console)
