@@ -23,10 +23,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from measured_on import DATA, hardware, versions, write_result
 from safetensors.torch import load_file
@@ -36,7 +36,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from bundle_mutants import FORGERIES, READERS, Files, batch_norms_dropped, cannot_matter, forged
 from exported import made_of, source_of
-from scratch_cifar import trained_resnet20
 
 from convcraft.config import ModelConfig
 from convcraft.data.preprocess import Preprocess
@@ -62,8 +61,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["XDG_CACHE_HOME"] = str(Path(scratch) / "cache")
         for name in chosen:
-            model, contract, num_classes = NETWORKS[name]()
-            found[name] = judged(model, contract, num_classes, Path(scratch))
+            found[name] = judged(NETWORKS[name](), Path(scratch))
             print(name, found[name], flush=True)
     clean = [accepted for each in found.values() for accepted in each["clean"].values()]
     mutants = [outcome for each in found.values() for outcome in each["mutants"].values()]
@@ -82,9 +80,17 @@ def main() -> None:
         write_result("bundle_mutants", result)
 
 
-def judged(model: nn.Module, contract: Preprocess, num_classes: int, scratch: Path) -> dict[str, dict[str, str]]:
-    classes = tuple(f"class {label}" for label in range(num_classes))
-    source = source_of(model, contract, classes)
+@dataclass(frozen=True, eq=False)
+class Network:
+    model: nn.Module
+    made_by: ModelConfig
+    contract: Preprocess
+    num_classes: int
+
+
+def judged(network: Network, scratch: Path) -> dict[str, dict[str, str]]:
+    classes = tuple(f"class {label}" for label in range(network.num_classes))
+    source = source_of(network.model, network.contract, classes, made_by=network.made_by)
     clean, files = {}, {}
     for format_name, precision in variants():
         label = f"{format_name} {precision}"
@@ -96,7 +102,7 @@ def judged(model: nn.Module, contract: Preprocess, num_classes: int, scratch: Pa
         clean[label] = loaded(made.files, scratch, native_code=find_format(format_name).native_code)
         if (format_name, precision) == (FORGED_FORMAT, "float32"):
             files = made.files
-    return {"clean": clean, "mutants": dict(mutated(model, contract, classes, files, scratch))}
+    return {"clean": clean, "mutants": dict(mutated(network.model, network.contract, classes, files, scratch))}
 
 
 def variants() -> Iterator[tuple[str, str]]:
@@ -142,43 +148,60 @@ def loaded(
 # The networks ------------------------------------------------------------------------------------------------------
 
 
-def lenet5() -> tuple[nn.Module, Preprocess, int]:
-    model = build_model(ModelConfig(name="lenet5"), num_classes=10, in_channels=1, image_size=(28, 28))
+def built(config: ModelConfig, contract: Preprocess, num_classes: int) -> nn.Module:
+    torch.manual_seed(0)
+    return build_model(
+        config, num_classes=num_classes, in_channels=contract.channels, image_size=(contract.height, contract.width)
+    )
+
+
+def lenet5() -> Network:
+    config, contract = (
+        ModelConfig(name="lenet5"),
+        Preprocess(height=28, width=28, channels=1, mean=(0.13,), std=(0.31,)),
+    )
+    model = built(config, contract, 10)
     model.load_state_dict(load_file(SHIPPED / "mnist-lenet5.safetensors"))
-    return model.eval(), Preprocess(height=28, width=28, channels=1, mean=(0.1307,), std=(0.3081,)), 10
+    return Network(model.eval(), config, contract, 10)
 
 
-def resnet20() -> tuple[nn.Module, Preprocess, int]:
-    return trained_resnet20(DATA)[1], Preprocess(height=32, width=32, channels=3, **IMAGENET), 10
+def resnet20() -> Network:
+    config, contract = ModelConfig(name="resnet20_cifar"), Preprocess(height=32, width=32, channels=3, **IMAGENET)
+    model = built(config, contract, 10)
+    model.load_state_dict(load_file(DATA / "weights" / "resnet20_cifar10.safetensors"), strict=False)
+    return Network(model.eval(), config, contract, 10)
 
 
-def mobilenetv2() -> tuple[nn.Module, Preprocess, int]:
-    model = timm.create_model("mobilenetv2_100", pad_type="same")
-    model.load_state_dict(load_file(DATA / "weights" / "mobilenetv2_100_imagenet.safetensors"))
+def mobilenetv2() -> Network:
+    config = ModelConfig(name="mobilenetv2_100", args={"pad_type": "same"})
     contract = Preprocess(
         height=224, width=224, channels=3, interpolation="bicubic", crop_fraction=0.875, mean=(0.5,), std=(0.5,)
     )
-    return model.eval(), contract, 1000
+    model = built(config, contract, 1000)
+    model.load_state_dict(load_file(DATA / "weights" / "mobilenetv2_100_imagenet.safetensors"))
+    return Network(model.eval(), config, contract, 1000)
 
 
-def timm_network(name: str, side: int) -> tuple[nn.Module, Preprocess, int]:
-    torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=10)
+def random_network(name: str, side: int) -> Network:
+    """Batch statistics of random images, so that every layer matters."""
+    config = ModelConfig(name=name)
+    contract = Preprocess(height=side, width=side, channels=3, crop_fraction=0.875, **IMAGENET)
+    model = built(config, contract, 10)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the plain mean over the batches below
     with torch.no_grad():
         for _ in range(2):
             model.train()(torch.randn(8, 3, side, side))
-    return model.eval(), Preprocess(height=side, width=side, channels=3, crop_fraction=0.875, **IMAGENET), 10
+    return Network(model.eval(), config, contract, 10)
 
 
 NETWORKS = {
     "lenet5": lenet5,
     "resnet20_cifar": resnet20,
     "mobilenetv2_100": mobilenetv2,
-    "resnet18": lambda: timm_network("resnet18", 96),
-    "efficientnet_b0": lambda: timm_network("efficientnet_b0", 96),
+    "resnet18": lambda: random_network("resnet18", 96),
+    "efficientnet_b0": lambda: random_network("efficientnet_b0", 96),
 }
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ def source_of(
     normalises: bool = False,
     features: bool = False,
     trusted: bool = True,
+    made_by: ModelConfig | None = None,
 ) -> Source:
     rng = np.random.default_rng(0)
     trust = {}
@@ -56,7 +57,7 @@ def source_of(
         trust = {TRUST: json.dumps({**fitted.to_dict(), "tensors_sha256": None}).encode()}
     return Source(
         name="test",
-        network=ExportNetwork(model, contract, features=features, normalises=normalises),
+        network=ExportNetwork(model, contract, features=features, normalises=normalises, made_by=made_by),
         classes=classes,
         loss="cross_entropy",
         weights_sha256=WEIGHTS,

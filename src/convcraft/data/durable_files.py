@@ -39,7 +39,12 @@ def sync_folder(folder: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that readers see the old file or the new one, never a part."""
-    replace_durably(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
+    replace_durably(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON as the project's files have it: UTF-8, indented by one."""
+    return json.dumps(value, indent=1, ensure_ascii=False).encode()
 
 
 def read_json(path: Path) -> Any:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from convcraft.data.durable_files import read_json, replace_durably, write_json
+from convcraft.data.durable_files import json_bytes, read_json, replace_durably
 from convcraft.errors import UserError
 from convcraft.evaluation.conformal import fit_conformal, halves
 from convcraft.evaluation.outputs import Outputs
@@ -201,15 +201,21 @@ def _promised(coverage: float, accuracy: float, num_images: int) -> float | None
     return next((level for level in possible if level >= accuracy), possible[-1])
 
 
+def trust_files(trust: Trust) -> dict[str, bytes]:
+    """trust.json, and trust.safetensors where a distance is measured: what `trust_from_files` reads."""
+    tensors = None if trust.scorer is None else save(trust.scorer.tensors())
+    sha256 = None if tensors is None else hashlib.sha256(tensors).hexdigest()
+    described = {TRUST: json_bytes({**trust.to_dict(), "tensors_sha256": sha256})}
+    return described if tensors is None else {TENSORS: tensors, **described}
+
+
 def save_trust(run: Path, trust: Trust) -> None:
     """Write RUN/trust.json, after the tensors that it names."""
-    tensors = None if trust.scorer is None else save(trust.scorer.tensors())
-    if tensors is None:
+    files = trust_files(trust)
+    if TENSORS not in files:
         (run / TENSORS).unlink(missing_ok=True)
-    else:
-        replace_durably(run / TENSORS, tensors)
-    sha256 = None if tensors is None else hashlib.sha256(tensors).hexdigest()
-    write_json(run / TRUST, {**trust.to_dict(), "tensors_sha256": sha256})
+    for name, content in files.items():
+        replace_durably(run / name, content)
 
 
 def load_trust(run: Path, weights_sha256: str, preprocess_sha256: str) -> Trust | None:
