@@ -12,7 +12,8 @@ from convcraft.config import ModelConfig
 from convcraft.data.preprocess import Preprocess
 from convcraft.deploy.export_network import ExportNetwork
 from convcraft.deploy.formats.catalogue import find_format
-from convcraft.deploy.make_bundle import Judges, Made, Source, make_bundle
+from convcraft.deploy.judges import Judges
+from convcraft.deploy.make_bundle import Made, Source, make_bundle
 from convcraft.deploy.probes import made_pictures
 from convcraft.evaluation.trust import TRUST, fit_trust
 from convcraft.models.build import build_model

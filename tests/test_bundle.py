@@ -20,7 +20,8 @@ from convcraft.deploy.archive import write_folder, write_zip
 from convcraft.deploy.bundle import CLASSES, MANIFEST, PREPROCESS, open_bundle
 from convcraft.deploy.export_network import ExportNetwork
 from convcraft.deploy.formats.form import FEATURES
-from convcraft.deploy.make_bundle import Made, source_outputs
+from convcraft.deploy.judges import source_outputs
+from convcraft.deploy.make_bundle import Made
 from convcraft.deploy.predictor import Predictor
 from convcraft.deploy.probes import drawing, made_pictures
 from convcraft.errors import UserError

@@ -53,6 +53,10 @@ def export(
             f"against run  logits differ by {parity.relative_difference:.2g} of their range at most, "
             f"{parity.agreement:.2%} of answers agree ({parity.images})"
         )
+        if exported.kept:
+            print(f"given back   {len(exported.kept)} sensitive layers compute in float32: {', '.join(exported.kept)}")
+        for sentence in () if exported.gate is None else exported.gate.sentences:
+            print(f"gate         {sentence}")
     if result.trade_off is not None:
         for variant, on_front in zip(result.trade_off.variants, result.trade_off.front, strict=True):
             print(

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
@@ -26,8 +25,12 @@ from convcraft.deploy.bundle import (
     ProbeEntry,
     described,
 )
+from convcraft.deploy.compress.gate import VariantJudged
 from convcraft.deploy.export_network import ExportNetwork
-from convcraft.deploy.formats.form import FEATURES, LOGITS, Format, Runtime, Session
+from convcraft.deploy.export_trust import trust_fitted_again
+from convcraft.deploy.formats.form import FEATURES, LOGITS, Format, Runtime
+from convcraft.deploy.gated_files import gated_files
+from convcraft.deploy.judges import Judges, session_outputs, source_outputs
 from convcraft.deploy.machine import fingerprint, package_version
 from convcraft.deploy.parity import Parity, compare_logits
 from convcraft.deploy.probe_check import logit_range
@@ -38,7 +41,6 @@ from convcraft.evaluation.outputs import Outputs
 EXACT = 1e-4  # of the logit range: float32 in another order of sums
 ROOM = 1.5  # times what was measured: another processor rounds low precision in another way
 LARGEST_TOLERANCE = 0.25
-BATCH_SIZE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,21 +66,18 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False)
-class Judges:
-    """Real images that an export is compared on. pixels: uint8 [N, H, W, C]. targets: int64 [N], or None."""
-
-    name: str
-    pixels: NDArray[np.uint8]
-    targets: NDArray[np.int64] | None = None
-
-
-@dataclass(frozen=True, eq=False)
 class Made:
-    """files: of the bundle, with bundle.json. parity: on real images, or on the probes where there were none."""
+    """files: of the bundle, with bundle.json. parity: on real images, or on the probes where there were none.
+
+    gate: class by class against the source, in lower precision than float32; None without images. kept: layers that
+    int8 left in floating point so that the gate passes.
+    """
 
     files: dict[str, bytes]
     parity: Parity
     tolerance: float
+    gate: VariantJudged | None
+    kept: tuple[str, ...]
 
 
 def make_bundle(
@@ -96,28 +95,39 @@ def make_bundle(
         calibration: uint8 [N, H, W, C], on which int8 measures the ranges of activations.
 
     Raises:
-        UserError: float32 that is not the source's within 1e-4 of the logit range, or low precision that is far off.
+        UserError: float32 that is not the source's within 1e-4 of the logit range, or low precision that is far off, or
+            that makes a class worse.
     """
     network = source.network
     probes = np.stack([source.preprocess.pixels(picture.content) for picture in pictures])
-    model = form.write(network, network.inputs_of(calibration), precision)
+    gated = gated_files(network, form, precision, source.classes, judges, network.inputs_of(calibration))
+    model = gated.files
     form.check(model)
     session = form.open(model, precision, Runtime())
     expected = source_outputs(network, probes)
     got = session_outputs(session, network, probes)
     on_probes = compare_logits(expected.logits, got.logits, f"{len(probes)} probes")
     tolerance = _tolerance(form, precision, expected, got, on_probes)
-    parity = on_probes
+    parity, trust = on_probes, source.trust
     if judges is not None:
-        before = source_outputs(network, judges.pixels).logits
-        after = session_outputs(session, network, judges.pixels).logits
-        parity = compare_logits(before, after, judges.name, judges.targets, source.classes)
+        before = source_outputs(network, judges.pixels)
+        after = session_outputs(session, network, judges.pixels)
+        parity = compare_logits(before.logits, after.logits, judges.name, judges.targets, source.classes)
+        if precision != "float32" and judges.held_out and trust:
+            trust = trust_fitted_again(trust, after, judges.targets)
     files = {
         **model,
-        **source.trust,
+        **trust,
         CLASSES: _json(list(source.classes)),
         PREPROCESS: _json(source.preprocess.as_dict()),
-        PARITY: _json({"real": parity.to_dict() if judges is not None else None, "probes": on_probes.to_dict()}),
+        PARITY: _json(
+            {
+                "real": parity.to_dict() if judges is not None else None,
+                "probes": on_probes.to_dict(),
+                "gate": None if gated.gate is None else gated.gate.to_dict(),
+                "kept_in_floating_point": list(gated.kept),
+            }
+        ),
         CARD: source.card.encode(),
         EXPECTED: save(_expected(expected)),
         **{f"{FOLDER}/{picture.name}": picture.content for picture in pictures},
@@ -144,26 +154,7 @@ def make_bundle(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         files=described(files),
     )
-    return Made({MANIFEST: manifest.to_bytes(), **files}, parity, tolerance)
-
-
-def source_outputs(network: ExportNetwork, pixels: NDArray[np.uint8]) -> Outputs:
-    """What torch says of pixels uint8 [N, H, W, C], in float32."""
-    inputs, parts = network.inputs_of(pixels), []
-    with torch.inference_mode():
-        for start in range(0, len(inputs), BATCH_SIZE):
-            answer = network(torch.from_numpy(np.ascontiguousarray(inputs[start : start + BATCH_SIZE])))
-            parts.append(answer if isinstance(answer, tuple) else (answer,))
-    logits, *features = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-    return Outputs(logits, features[0] if features else None)
-
-
-def session_outputs(session: Session, network: ExportNetwork, pixels: NDArray[np.uint8]) -> Outputs:
-    """What the exported network says of them."""
-    inputs = network.inputs_of(pixels)
-    parts = [session(inputs[start : start + BATCH_SIZE]) for start in range(0, len(inputs), BATCH_SIZE)]
-    features = [part.features for part in parts if part.features is not None]
-    return Outputs(np.concatenate([part.logits for part in parts]), np.concatenate(features) if features else None)
+    return Made({MANIFEST: manifest.to_bytes(), **files}, parity, tolerance, gated.gate, gated.kept)
 
 
 def _tolerance(form: Format, precision: str, expected: Outputs, got: Outputs, parity: Parity) -> float:

@@ -13,6 +13,7 @@ from torch import nn
 
 from convcraft.deploy.archive import write_folder, write_zip
 from convcraft.deploy.bundle import MANIFEST
+from convcraft.deploy.compress.gate import VariantJudged
 from convcraft.deploy.export_network import ExportNetwork
 from convcraft.deploy.formats.catalogue import find_format
 from convcraft.deploy.formats.form import Format
@@ -56,6 +57,8 @@ class Exported:
     model_bytes: int
     bundle_bytes: int
     tolerance: float
+    gate: VariantJudged | None = None
+    kept: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -66,6 +69,8 @@ class Exported:
             "model_bytes": self.model_bytes,
             "bundle_bytes": self.bundle_bytes,
             "tolerance": self.tolerance,
+            "gate": None if self.gate is None else self.gate.to_dict(),
+            "kept_in_floating_point": list(self.kept),
         }
 
 
@@ -222,5 +227,12 @@ def _described(place: Path, variant: Variant, made: Made) -> Exported:
     written = place.stat().st_size if place.is_file() else sum(sizes.values())
     assert MANIFEST in sizes
     return Exported(
-        place, variant, made.parity, sum(sizes[name] for name in variant.form.files), written, made.tolerance
+        place,
+        variant,
+        made.parity,
+        sum(sizes[name] for name in variant.form.files),
+        written,
+        made.tolerance,
+        made.gate,
+        made.kept,
     )

@@ -13,7 +13,7 @@ from convcraft.data.dataset import Recorded, prepare_training_data
 from convcraft.data.image_set import ImageSet
 from convcraft.data.sample import Progress
 from convcraft.data.spread import spread
-from convcraft.deploy.make_bundle import Judges
+from convcraft.deploy.judges import Judges
 from convcraft.deploy.probes import Picture
 from convcraft.errors import UserError
 from convcraft.finetune.pool import make_pool
@@ -56,7 +56,8 @@ def export_images(run: RunDescription, progress: Progress | None = None) -> Expo
     else:
         judged, what, notes = _some(held_out, JUDGED_IMAGES), "validation images", ()
     name = f"{len(judged)} {what} of {run.data['name']}"
-    judges = Judges(name, judged.pixels_of(np.arange(len(judged))), judged.targets)
+    pixels = judged.pixels_of(np.arange(len(judged)))
+    judges = Judges(name, pixels, judged.targets, held_out=held_out is not None)
     return ExportImages(calibration.pixels_of(np.arange(len(calibration))), judges, notes)
 
 

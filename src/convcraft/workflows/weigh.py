@@ -19,8 +19,8 @@ from convcraft.config import RunConfig
 from convcraft.data.durable_files import read_json, write_json
 from convcraft.data.sample import Progress
 from convcraft.deploy.bundle import is_bundle
+from convcraft.deploy.judges import Judges
 from convcraft.deploy.machine import processor_name
-from convcraft.deploy.make_bundle import Judges
 from convcraft.deploy.predictor import Predictor
 from convcraft.errors import UserError
 from convcraft.evaluation.trade_off import TradeOff, Variant
@@ -53,7 +53,6 @@ def weigh(run: RunDescription, judges: Judges, progress: Progress | None = None)
     Returns:
         the figures, and sentences about bundles that could not be opened.
     """
-    assert judges.targets is not None
     notes: list[str] = []
     candidates = list(_candidates(run, notes))
     seconds = _timed(candidates, judges.pixels, progress)

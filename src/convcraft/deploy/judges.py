@@ -1,0 +1,47 @@
+"""The images that an export is judged on, and what source and export say of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from convcraft.deploy.export_network import ExportNetwork
+from convcraft.deploy.formats.form import Session
+from convcraft.evaluation.outputs import Outputs
+
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Judges:
+    """Real images that an export is compared on. pixels: uint8 [N, H, W, C]. targets: int64 [N].
+
+    held_out: the network has not learned from them.
+    """
+
+    name: str
+    pixels: NDArray[np.uint8]
+    targets: NDArray[np.int64]
+    held_out: bool
+
+
+def source_outputs(network: ExportNetwork, pixels: NDArray[np.uint8]) -> Outputs:
+    """What torch says of pixels uint8 [N, H, W, C], in float32."""
+    inputs, parts = network.inputs_of(pixels), []
+    with torch.inference_mode():
+        for start in range(0, len(inputs), BATCH_SIZE):
+            answer = network(torch.from_numpy(np.ascontiguousarray(inputs[start : start + BATCH_SIZE])))
+            parts.append(answer if isinstance(answer, tuple) else (answer,))
+    logits, *features = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+    return Outputs(logits, features[0] if features else None)
+
+
+def session_outputs(session: Session, network: ExportNetwork, pixels: NDArray[np.uint8]) -> Outputs:
+    """What the exported network says of them."""
+    inputs = network.inputs_of(pixels)
+    parts = [session(inputs[start : start + BATCH_SIZE]) for start in range(0, len(inputs), BATCH_SIZE)]
+    features = [part.features for part in parts if part.features is not None]
+    return Outputs(np.concatenate([part.logits for part in parts]), np.concatenate(features) if features else None)
