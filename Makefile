@@ -18,11 +18,12 @@ AGAIN = make $(MAKECMDGOALS) PYTHON=/path/to/python3.12
 demo: $(VENV)/installed-train
 	$(RUN) convcraft demo
 
-# The tests' networks are tiny: one thread is as quick as two, and steady when other work shares the machine.
+# The tests' networks are tiny: one thread is as quick as two, and steady when other work shares the machine. So each
+# core runs a process of its own, which takes whole files, since tests of one file share what they have trained.
 test test-all: export OMP_NUM_THREADS ?= 1
 
 test: lint
-	$(RUN) pytest -m "not slow"
+	$(RUN) pytest -n auto --dist loadfile -m "not slow"
 
 test-all: lint
 	$(RUN) pytest
