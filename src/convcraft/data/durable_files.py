@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,19 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def replace_durably(path: Path, data: bytes) -> None:
-    """Put new content under a name at once: readers see the old file or the new one, never a part."""
+    """Put new content under a name at once: readers see the old file or the new one, never a part.
+
+    Raises:
+        OSError: the disk is full, or the name is a folder's; nothing is left beside it.
+    """
     draft = path.with_name(path.name + ".tmp")
-    write_durably(draft, data)
-    draft.replace(path)
+    try:
+        write_durably(draft, data)
+        draft.replace(path)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ def refuse_other_endings(path: Path) -> None:
         raise UserError(f"--out {path}", "a name ending in " + ", ".join(ENDINGS), "For example: --out answers.csv")
     if not path.parent.is_dir():
         raise UserError(f"--out {path}", "a folder that exists", f"Make it first: mkdir -p {path.parent}")
+    if path.is_dir():
+        raise UserError(f"--out {path}, which is a folder", "a file to write", "Name a file inside of it.")
+    if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
+        fix = "Install it with: pip install pyarrow. Or write .csv or .json."
+        raise UserError(f"--out {path}, and the package pyarrow is not installed", "what writes Parquet", fix)
 
 
 def save_answers(path: Path, answers: Sequence[ImagePrediction], top: int) -> None:
@@ -40,23 +46,23 @@ def save_answers(path: Path, answers: Sequence[ImagePrediction], top: int) -> No
 
 
 def _cells(row: dict[str, Any]) -> dict[str, Any]:
-    """One value per column; a set becomes its names, joined."""
+    """One value per column; a set becomes a JSON list, for class names may hold any character."""
     possible = row.get("set")
-    joined = None if possible is None else "|".join(possible)
-    return {column: row.get(column) for column in COLUMNS} | {"set": joined}
+    listed = None if possible is None else json.dumps(possible, ensure_ascii=False)
+    return {column: row.get(column) for column in COLUMNS} | {"set": listed}
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
     stream = io.StringIO(newline="")
     writer = csv.DictWriter(stream, COLUMNS)
     writer.writeheader()
-    writer.writerows({column: _harmless(value) for column, value in _cells(row).items()} for row in rows)
+    writer.writerows(_cells(row) | {"image": _harmless(row["image"])} for row in rows)
     return stream.getvalue()
 
 
-def _harmless(value: Any) -> Any:
-    """A file name that a spreadsheet would take for a formula gets an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+def _harmless(name: str) -> str:
+    """A file name that a spreadsheet would take for a formula gets an apostrophe; a class keeps its name."""
+    return f"'{name}" if name.startswith(FORMULA_STARTS) else name
 
 
 def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
