@@ -4,7 +4,8 @@
 
 Five networks: LeNet-5 (shipped MNIST weights, grey), ResNet-20 (published CIFAR-10 weights), MobileNetV2 (ImageNet
 weights), ResNet-18 and EfficientNet-B0 (random weights with batch statistics of random images). Each is exported in
-every format and precision that is installed, as a zip, and loaded: every one must be accepted.
+every format and precision that is installed, as a zip, and loaded: every one must be accepted. What export itself
+refuses, because lower precision is too far from the source on the probes, is listed and not counted.
 
 Then every mutant of tests/bundle_mutants.py: mistakes in the files, with all hashes made anew as a careless tool would
 (class swap, wrong mean, wrong size, truncated weights ...), mistakes of the program that reads them (BGR, divided by
@@ -63,14 +64,20 @@ def main() -> None:
         for name in chosen:
             found[name] = judged(NETWORKS[name](), Path(scratch))
             print(name, found[name], flush=True)
-    clean = [accepted for each in found.values() for accepted in each["clean"].values()]
+    exported = [outcome for each in found.values() for outcome in each["clean"].values()]
+    clean = [outcome for outcome in exported if not outcome.startswith("not made")]
     mutants = [outcome for each in found.values() for outcome in each["mutants"].values()]
     counted = [outcome for outcome in mutants if not outcome.startswith("cannot matter")]
     refused = sum(outcome.startswith("refused") for outcome in counted)
     result = {
         "claim": "bundles that would answer otherwise do not load, sound ones do",
         "networks": found,
-        "clean": {"made": len(clean), "accepted": clean.count("accepted"), "bar": CLEAN_BAR},
+        "clean": {
+            "made": len(clean),
+            "accepted": clean.count("accepted"),
+            "bar": CLEAN_BAR,
+            "refused_at_export": len(exported) - len(clean),
+        },
         "mutants": {"made": len(counted), "refused": refused, "cannot_matter": len(mutants) - len(counted)},
         "met": refused == len(counted) and clean.count("accepted") == len(clean) >= CLEAN_BAR,
         "hardware": hardware(),

@@ -75,7 +75,9 @@ def judges(network: ExportNetwork) -> Judges:
 def test_the_layer_that_hurts_a_class_is_given_back(name: str, network: ExportNetwork, judges: Judges) -> None:
     pytest.importorskip("nncf" if name == "openvino" else "onnxruntime")
     calibration = network.inputs_of(judges.pixels[:100])
-    found = gated_files(network, find_format(name), "int8", CLASSES, judges, calibration)
+    found = gated_files(
+        network, find_format(name), "int8", CLASSES, judges, source_outputs(network, judges.pixels), calibration
+    )
     assert found.gate is not None
     assert found.gate.passed
     assert any("fc" in layer or "classifier" in layer for layer in found.kept)
@@ -93,7 +95,15 @@ def test_without_repair_it_is_rejected_with_the_table(network: ExportNetwork, ju
 
     form = dataclasses.replace(onnx, quantiser=stubborn)
     with pytest.raises(UserError) as caught:
-        gated_files(network, form, "int8", CLASSES, judges, network.inputs_of(judges.pixels[:100]))
+        gated_files(
+            network,
+            form,
+            "int8",
+            CLASSES,
+            judges,
+            source_outputs(network, judges.pixels),
+            network.inputs_of(judges.pixels[:100]),
+        )
     assert f"class {CLASSES[VICTIM]}" in caught.value.received
     assert "worse" in caught.value.received
     assert "all images" in caught.value.received  # the table
@@ -115,7 +125,15 @@ def test_equal_on_average_and_thirty_points_worse_in_one_class(network: ExportNe
     assert (answers == targets).mean() == pytest.approx((truth == targets).mean())
     form = _answering(answers, truth)
     crafted = dataclasses.replace(judges, targets=targets)
-    found = gated_files(network, form, "int8", CLASSES, crafted, network.inputs_of(judges.pixels[:8]))
+    found = gated_files(
+        network,
+        form,
+        "int8",
+        CLASSES,
+        crafted,
+        source_outputs(network, judges.pixels),
+        network.inputs_of(judges.pixels[:8]),
+    )
     assert found.kept == ("conv",) or len(found.kept) == 1
     with pytest.raises(UserError, match=f"class {CLASSES[VICTIM]}"):
         gated_files(
@@ -124,6 +142,7 @@ def test_equal_on_average_and_thirty_points_worse_in_one_class(network: ExportNe
             "int8",
             CLASSES,
             crafted,
+            source_outputs(network, judges.pixels),
             network.inputs_of(judges.pixels[:8]),
         )
 

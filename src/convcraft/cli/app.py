@@ -25,6 +25,18 @@ from convcraft.errors import UserError
 # Typer brings its own copy of click's exceptions since 0.29; before that they were click's. Both are this class.
 _CommandLineError: Any = typer.BadParameter.__mro__[2]
 
+# Packages that another extra than "train" brings.
+EXTRAS = {
+    "onnx": "export",
+    "onnxscript": "export",
+    "openvino": "openvino",
+    "nncf": "openvino",
+    "torch_pruning": "compress",
+    "av": "video",
+    "datasets": "hub",
+    "h5py": "keras-files",
+}
+
 app = typer.Typer(
     name="convcraft",
     help="Labelled images in; a proven, explained, deployable convolutional network out.",
@@ -128,11 +140,9 @@ def _fail(error: UserError, as_json: bool, debug: bool) -> int:
 def _missing_extra(error: ModuleNotFoundError) -> UserError:
     if (error.name or "").startswith("convcraft"):
         raise error
-    return UserError(
-        f"the package {error.name} is not installed",
-        "what this command needs",
-        'Install it with: pip install "convcraft[train]"',
-    )
+    extra = EXTRAS.get((error.name or "").partition(".")[0], "train")
+    fix = f'Install it with: pip install "convcraft[{extra}]"'
+    return UserError(f"the package {error.name} is not installed", "what this command needs", fix)
 
 
 def _known_ending(error: Exception, given: list[str], as_json: bool) -> int | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from convcraft.cli.options import Debug, Json, Quiet, RunFolder
+from convcraft.cli.options import EXIT_CHECK_FAILED, Debug, Json, Quiet, RunFolder
 from convcraft.cli.printing import print_json
 
 
@@ -66,5 +67,9 @@ def export(
         print(f"next         convcraft report {run}  (draws them beside each other)")
     for note in result.notes:
         console.print(note, highlight=False, markup=False)
+    for problem in result.problems:
+        print(problem, file=sys.stderr)
     if json_:
         print_json(result.to_dict())
+    if result.problems:
+        raise typer.Exit(EXIT_CHECK_FAILED)

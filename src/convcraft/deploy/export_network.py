@@ -108,7 +108,7 @@ class ExportNetwork(nn.Module):
             got = classifier(features) if isinstance(features, Tensor) and features.ndim == 2 else None
         if got is None or got.shape != expected.shape or not _close(got, expected):
             received = f"{type(self.body).__name__}, whose classifier {name} does not come last"
-            fix = "Export without features; unknown images are then judged by energy alone."
+            fix = "Its trust.json measures distances by them. Without that file it is exported, uncalibrated."
             raise UserError(received, "a network that ends in its classifier", fix)
         self.body, self.classifier = body, classifier
 

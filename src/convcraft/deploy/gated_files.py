@@ -12,8 +12,9 @@ from convcraft.deploy.compress.repair import repair
 from convcraft.deploy.compress.rounding import layer_sensitivity
 from convcraft.deploy.export_network import ExportNetwork
 from convcraft.deploy.formats.form import Format, Runtime
-from convcraft.deploy.judges import Judges, session_outputs, source_outputs
+from convcraft.deploy.judges import Judges, session_outputs
 from convcraft.errors import UserError
+from convcraft.evaluation.outputs import Outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,22 +35,25 @@ def gated_files(
     precision: str,
     classes: tuple[str, ...],
     judges: Judges | None,
+    before: Outputs | None,
     calibration: NDArray[np.generic],
 ) -> GatedFiles:
     """Write the network; in lower precision, judge every class against the source, and in int8 mend what fails.
 
+    Args:
+        before: what the source says of the judges' images; None where there are none.
+
     Raises:
         UserError: a class is shown to be worse, and giving layers back did not help. The table is part of the message.
     """
-    if judges is None or precision == "float32":
+    if judges is None or before is None or precision == "float32":
         return GatedFiles(form.write(network, calibration, precision))
-    before = source_outputs(network, judges.pixels).logits.argmax(axis=1)
-    images = judges
+    images, called = judges, before.logits.argmax(axis=1)
 
     def judge(files: dict[str, bytes]) -> VariantJudged:
         session = form.open(files, precision, Runtime())
         after = session_outputs(session, network, images.pixels).logits.argmax(axis=1)
-        return judge_variant(before, after, images.targets, classes=classes)
+        return judge_variant(called, after, images.targets, classes=classes)
 
     if precision == "int8" and form.quantiser is not None:
         mended = repair(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from convcraft.deploy.export_network import ExportNetwork
 from convcraft.deploy.formats.form import Session
@@ -29,19 +30,21 @@ class Judges:
 
 
 def source_outputs(network: ExportNetwork, pixels: NDArray[np.uint8]) -> Outputs:
-    """What torch says of pixels uint8 [N, H, W, C], in float32."""
-    inputs, parts = network.inputs_of(pixels), []
+    """What torch says of pixels uint8 [N, H, W, C], in float32: the logits of the run's own network, nothing folded."""
+    logits, features = [], []
     with torch.inference_mode():
-        for start in range(0, len(inputs), BATCH_SIZE):
-            answer = network(torch.from_numpy(np.ascontiguousarray(inputs[start : start + BATCH_SIZE])))
-            parts.append(answer if isinstance(answer, tuple) else (answer,))
-    logits, *features = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-    return Outputs(logits, features[0] if features else None)
+        for start in range(0, len(pixels), BATCH_SIZE):
+            part = pixels[start : start + BATCH_SIZE]
+            answer = network.source(torch.from_numpy(network.preprocess.normalise(part)))
+            logits.append(answer if isinstance(answer, Tensor) else answer[0])
+            if network.classifier is not None:
+                features.append(network(torch.from_numpy(np.ascontiguousarray(network.inputs_of(part))))[1])
+    return Outputs(torch.cat(logits).numpy(), torch.cat(features).numpy() if features else None)
 
 
 def session_outputs(session: Session, network: ExportNetwork, pixels: NDArray[np.uint8]) -> Outputs:
     """What the exported network says of them."""
-    inputs = network.inputs_of(pixels)
-    parts = [session(inputs[start : start + BATCH_SIZE]) for start in range(0, len(inputs), BATCH_SIZE)]
+    starts = range(0, len(pixels), BATCH_SIZE)
+    parts = [session(network.inputs_of(pixels[start : start + BATCH_SIZE])) for start in starts]
     features = [part.features for part in parts if part.features is not None]
     return Outputs(np.concatenate([part.logits for part in parts]), np.concatenate(features) if features else None)

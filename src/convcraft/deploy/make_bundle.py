@@ -39,6 +39,7 @@ from convcraft.errors import UserError
 from convcraft.evaluation.outputs import Outputs
 
 EXACT = 1e-4  # of the logit range: float32 in another order of sums
+THIS_NETWORK, SOURCE = "this network", "the float32 network"  # whose answers the trust was fitted on
 ROOM = 1.5  # times what was measured: another processor rounds low precision in another way
 LARGEST_TOLERANCE = 0.25
 
@@ -100,7 +101,8 @@ def make_bundle(
     """
     network = source.network
     probes = np.stack([source.preprocess.pixels(picture.content) for picture in pictures])
-    gated = gated_files(network, form, precision, source.classes, judges, network.inputs_of(calibration))
+    before = None if judges is None else source_outputs(network, judges.pixels)
+    gated = gated_files(network, form, precision, source.classes, judges, before, network.inputs_of(calibration))
     model = gated.files
     form.check(model)
     session = form.open(model, precision, Runtime())
@@ -108,13 +110,12 @@ def make_bundle(
     got = session_outputs(session, network, probes)
     on_probes = compare_logits(expected.logits, got.logits, f"{len(probes)} probes")
     tolerance = _tolerance(form, precision, expected, got, on_probes)
-    parity, trust = on_probes, source.trust
-    if judges is not None:
-        before = source_outputs(network, judges.pixels)
+    parity, trust, trust_of = on_probes, source.trust, SOURCE
+    if judges is not None and before is not None:
         after = session_outputs(session, network, judges.pixels)
         parity = compare_logits(before.logits, after.logits, judges.name, judges.targets, source.classes)
         if precision != "float32" and judges.held_out and trust:
-            trust = trust_fitted_again(trust, after, judges.targets)
+            trust, trust_of = trust_fitted_again(trust, after, judges.targets), THIS_NETWORK
     files = {
         **model,
         **trust,
@@ -124,6 +125,7 @@ def make_bundle(
             {
                 "real": parity.to_dict() if judges is not None else None,
                 "probes": on_probes.to_dict(),
+                "trust": trust_of if trust and precision != "float32" else THIS_NETWORK,
                 "gate": None if gated.gate is None else gated.gate.to_dict(),
                 "kept_in_floating_point": list(gated.kept),
             }
@@ -159,6 +161,11 @@ def make_bundle(
 
 def _tolerance(form: Format, precision: str, expected: Outputs, got: Outputs, parity: Parity) -> float:
     """How far a logit or a feature may be off at load, as a share of their range."""
+    for outputs in (expected, got):
+        arrays = [outputs.logits] if outputs.features is None else [outputs.logits, outputs.features]
+        if not all(np.isfinite(array).all() for array in arrays):
+            received = f"{form.name} in {precision}: the network answers a probe with NaN or infinity"
+            raise UserError(received, "finite logits and features", "Train again; check the weights for NaN.")
     found = parity.relative_difference
     if expected.features is not None and got.features is not None:
         apart = float(np.abs(got.features.astype(np.float64) - expected.features).max())

@@ -24,7 +24,8 @@ from convcraft.deploy.probes import Picture, made_pictures
 from convcraft.errors import UserError
 from convcraft.evaluation.trade_off import TradeOff
 from convcraft.evaluation.trust import TENSORS, TRUST, load_trust
-from convcraft.training.run_folder import ResultWeights, RunDescription, read_run
+from convcraft.evaluation.unknown import NearestNeighbours
+from convcraft.training.run_folder import ResultWeights, RunDescription, read_run, read_summary
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.export_images import ExportImages, export_images, picture_of
 from convcraft.workflows.load_model import load_model
@@ -80,6 +81,7 @@ class ExportResult:
     exported: tuple[Exported, ...]
     trade_off: TradeOff | None
     notes: tuple[str, ...]
+    problems: tuple[str, ...]
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,6 +90,7 @@ class ExportResult:
             "bundles": [exported.to_dict() for exported in self.exported],
             "trade_off": None if self.trade_off is None else self.trade_off.to_dict(),
             "notes": list(self.notes),
+            "problems": list(self.problems),
             "seconds": self.seconds,
         }
 
@@ -143,11 +146,13 @@ def export(
     if probes not in PROBES:
         raise UserError(f"probes {probes!r}", "made or data", "made needs no images of yours.")
     description = read_run(run)
+    read_summary(run)
     model, weights = load_model(description)
     folder = out or run / BUNDLES
     places = [folder / f"{run.resolve().name}-{variant.label}{'.zip' if as_zip else ''}" for variant in variants]
     _refuse_taken(places)
-    exported = []
+    exported: list[Exported] = []
+    failed: list[tuple[Variant, UserError]] = []
     with data_progress(console) as progress:
         images = export_images(description, progress)
         _refuse_missing(images, variants, probes, run)
@@ -155,17 +160,24 @@ def export(
         pictures = _pictures(description, images, probes)
         for done, (variant, place) in enumerate(zip(variants, places, strict=True)):
             progress(done, len(variants), "exporting")
-            made = make_bundle(source, variant.form, variant.precision, pictures, images.judges, images.calibration)
+            try:
+                made = make_bundle(source, variant.form, variant.precision, pictures, images.judges, images.calibration)
+            except UserError as error:
+                failed.append((variant, error))
+                continue
             folder.mkdir(parents=True, exist_ok=True)
             (write_zip if as_zip else write_folder)(place, made.files)
             remember_made(place)
             exported.append(_described(place, variant, made))
         progress(len(variants), len(variants), "exporting")
+        if failed and not exported:
+            raise failed[0][1]
         weighed = None
         if weighs and images.judges is not None and out is None:  # elsewhere, the run's page does not know of them
             weighed, left_out = weigh(description, images.judges, progress)
             notes = (*notes, *left_out)
-    return ExportResult(run, tuple(exported), weighed, (*images.notes, *notes), time.monotonic() - started)
+    problems = tuple(f"{variant.label} was not made: {error.received}" for variant, error in failed)
+    return ExportResult(run, tuple(exported), weighed, (*images.notes, *notes), problems, time.monotonic() - started)
 
 
 def _refuse_taken(places: Sequence[Path]) -> None:
@@ -193,6 +205,8 @@ def _source(
     if trust is None:
         files = {}
         notes = ("The run has no trust.json: the bundle's probabilities are not calibrated, and nothing is rejected.",)
+    elif isinstance(trust.scorer, NearestNeighbours):
+        notes = ("Features of train images travel with the bundle: strangeness is the distance from them.",)
     network = ExportNetwork(
         model,
         run.preprocess,

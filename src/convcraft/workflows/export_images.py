@@ -19,7 +19,7 @@ from convcraft.errors import UserError
 from convcraft.finetune.pool import make_pool
 from convcraft.training.run_folder import RunDescription
 
-JUDGED_IMAGES = 500
+JUDGED_IMAGES, OF_PIXELS = 500, 224 * 224  # more of smaller images, up to ten times as many
 CALIBRATION_IMAGES = 300
 
 
@@ -49,12 +49,14 @@ def export_images(run: RunDescription, progress: Progress | None = None) -> Expo
         pool = make_pool(data, run.config)
         train = pool.images
         held_out = None if pool.cross_fitted else pool.images.subset(pool.chooses)
+    of_one = run.preprocess.height * run.preprocess.width
+    most = JUDGED_IMAGES * min(10, max(1, OF_PIXELS // of_one))
     calibration = _some(train, CALIBRATION_IMAGES)
     if held_out is None:
-        judged, what = _some(train, JUDGED_IMAGES), "train images"
+        judged, what = _some(train, most), "train images"
         notes: tuple[str, ...] = ("No image was held out: compared on images that the network has learned from.",)
     else:
-        judged, what, notes = _some(held_out, JUDGED_IMAGES), "validation images", ()
+        judged, what, notes = _some(held_out, most), "validation images", ()
     name = f"{len(judged)} {what} of {run.data['name']}"
     pixels = judged.pixels_of(np.arange(len(judged)))
     judges = Judges(name, pixels, judged.targets, held_out=held_out is not None)

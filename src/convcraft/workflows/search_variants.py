@@ -16,12 +16,13 @@ from typing import Any
 
 from rich.console import Console
 
+from convcraft.config import RunConfig
 from convcraft.deploy.formats.catalogue import find_format
 from convcraft.deploy.machine import package_version
 from convcraft.errors import UserError
 from convcraft.evaluation.trade_off import TradeOff
 from convcraft.evaluation.trade_off import Variant as Weighed
-from convcraft.training.run_folder import SUMMARY, read_run, read_summary
+from convcraft.training.run_folder import CONFIG, SUMMARY, read_run, read_summary
 from convcraft.workflows.compress import compress
 from convcraft.workflows.compress_settings import choose_compression
 from convcraft.workflows.console import data_progress
@@ -109,8 +110,24 @@ def search_variants(run: Path, targets: Targets, *, epochs: int | None = None, c
     """
     started = time.monotonic()
     read_summary(run)
+    description = read_run(run)
+    with data_progress(console) as progress:
+        judges = export_images(description, progress).judges
+    if judges is None:
+        fix = "Put the data back where the run found them."
+        raise UserError(f"the data of {run} cannot be opened", "images to judge variants on", fix)
     notes: list[str] = []
-    found, trade_off = _reached(run, targets, console, notes)
+
+    def reached() -> tuple[Weighed | None, TradeOff]:
+        """Weigh all there is; the most accurate variant that reaches the targets."""
+        with data_progress(console) as progress:
+            trade_off, left_out = weigh(description, judges, progress)
+        notes.extend(left_out)
+        own = trade_off.variants[0]
+        enough = [variant for variant in trade_off.variants if not targets.missed_by(variant, own)]
+        return (max(enough, key=lambda variant: variant.accuracy) if enough else None), trade_off
+
+    found, trade_off = reached()
     for step in _steps(run, epochs, console):
         if found is not None:
             break
@@ -119,23 +136,8 @@ def search_variants(run: Path, targets: Targets, *, epochs: int | None = None, c
         except UserError as error:  # a format that cannot carry this network, a share that cannot be reached
             notes.append(f"{error.received}; expected {error.expected}")
             continue
-        found, trade_off = _reached(run, targets, console, notes)
+        found, trade_off = reached()
     return SearchResult(run, targets, found, trade_off, tuple(dict.fromkeys(notes)), time.monotonic() - started)
-
-
-def _reached(run: Path, targets: Targets, console: Console, notes: list[str]) -> tuple[Weighed | None, TradeOff]:
-    """Weigh all there is; the most accurate variant that reaches the targets."""
-    description = read_run(run)
-    with data_progress(console) as progress:
-        judges = export_images(description, progress).judges
-        if judges is None:
-            fix = "Put the data back where the run found them."
-            raise UserError(f"the data of {run} cannot be opened", "images to judge variants on", fix)
-        trade_off, left_out = weigh(description, judges, progress)
-    notes += left_out
-    own = trade_off.variants[0]
-    enough = [variant for variant in trade_off.variants if not targets.missed_by(variant, own)]
-    return (max(enough, key=lambda variant: variant.accuracy) if enough else None), trade_off
 
 
 def _steps(run: Path, epochs: int | None, console: Console) -> Iterator[Callable[[], Any]]:
@@ -158,5 +160,6 @@ def _exports(run: Path, console: Console) -> Iterator[Callable[[], Any]]:
 
 
 def _prune(run: Path, share: float, out: Path, epochs: int | None, console: Console) -> None:
+    begun = (out / CONFIG).exists()
     settings = choose_compression(run, prune=share, distil=True, training_settings={"epochs": epochs})
-    compress(settings, out, console=console)
+    compress(RunConfig() if begun else settings, out, resume=begun, console=console)

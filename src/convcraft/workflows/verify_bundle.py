@@ -49,7 +49,8 @@ def _checks(path: Path, allow_native_code: bool) -> Iterator[Check]:
     if bundle.trust is None:
         yield Check("trust", SKIPPED, "the bundle has none: its probabilities are not calibrated")
     else:
-        yield Check("trust", PASSED, "calibration and reject rule are of this network and this preprocessing")
+        fitted_on = bundle.parity.get("trust", "this network")
+        yield Check("trust", PASSED, f"calibration and reject rule, fitted on answers of {fitted_on}")
     yield from _probes(bundle, allow_native_code)
 
 

@@ -83,6 +83,9 @@ def _candidates(run: RunDescription, notes: list[str]) -> Iterator[_Candidate]:
     for folder in _compressed(run.folder):
         try:
             compressed = read_run(folder)
+            if compressed.preprocess != run.preprocess:
+                notes.append(f"{folder.name} was left out: it takes other pixels")
+                continue
             yield _of_run(compressed, f"{folder.name} (torch)")
         except UserError as error:
             notes.append(f"{folder.name} was left out: {error.received}")
@@ -95,7 +98,10 @@ def _compressed(run: Path) -> Iterator[Path]:
     for folder in sorted(run.resolve().parent.iterdir()):
         if not (folder / SUMMARY).is_file() or not (folder / CONFIG).is_file():
             continue
-        source = RunConfig.load(folder / CONFIG).compress.source
+        try:
+            source = RunConfig.load(folder / CONFIG).compress.source
+        except UserError:  # a run of another version; whether it came from this one cannot be known
+            continue
         if source is not None and Path(source).resolve() == run.resolve():
             yield folder
 
@@ -110,17 +116,17 @@ def _of_run(run: RunDescription, name: str) -> _Candidate:
 def _made_by(run: RunDescription) -> str:
     compress = run.config.compress
     if compress.source is None:
-        return f"convcraft {run.config.command} --config {run.folder / CONFIG}"
+        return f"convcraft {run.config.command} --config {run.folder.resolve().name}/{CONFIG}"
     asked = {"--prune": compress.prune, "--sparsity": compress.sparsity}
     options = [f"{name} {value:g}" for name, value in asked.items() if value is not None]
-    into = run.config.model.name
-    if into != read_run(Path(compress.source)).config.model.name:
-        options.append(f"--into {into}")
+    if not options:
+        options.append(f"--into {run.config.model.name}")
     options += ["--distil"] if compress.distil else []
     return f"convcraft compress {Path(compress.source).name} {' '.join(options)}"
 
 
 def _of_bundles(run: RunDescription, prefix: str, notes: list[str]) -> Iterator[_Candidate]:
+    weights_sha256 = load_result(run).sha256
     for path in sorted((run.folder / BUNDLES).glob("*")):
         if not is_bundle(path):
             continue
@@ -130,8 +136,11 @@ def _of_bundles(run: RunDescription, prefix: str, notes: list[str]) -> Iterator[
             notes.append(f"{path.name} was left out: {error.received}")
             continue
         manifest = predictor.bundle.manifest
+        if manifest.weights_sha256 != weights_sha256 or predictor.preprocess != run.preprocess:
+            notes.append(f"{path.name} was left out: it is of another network")
+            continue
         size = sum(len(content) for content in predictor.bundle.model.values())
-        command = f"convcraft export {run.folder} --format {manifest.format}:{manifest.precision}"
+        command = f"convcraft export {run.folder.resolve().name} --format {manifest.format}:{manifest.precision}"
         yield _Candidate(f"{prefix}{manifest.format} {manifest.precision}", _logits_of(predictor), size, command)
 
 
