@@ -533,6 +533,38 @@ def deletion_rows(result: Result) -> Iterator[Row]:
     yield _row({**result, "met": result["best"]["met"]}, claim, figure)
 
 
+def mutants_rows(result: Result) -> Iterator[Row]:
+    mutants, clean = result.get("mutants"), result.get("clean")
+    if not mutants or not clean:
+        return
+    refused, made, accepted = mutants["refused"], mutants["made"], clean["accepted"]
+    claim = Text(
+        "Bundles that would answer otherwise (BGR, another resize, classes in another order ...) refused; sound ones",
+        "回答会改变的模型包（BGR、缩放方式不同、类别顺序不同……）被拒绝；完好的模型包",
+    )
+    figure = Text(
+        f"{refused} of {made} refused; {accepted} of {clean['made']} accepted",
+        f"拒绝 {made} 个中的 {refused} 个；接受 {clean['made']} 个中的 {accepted} 个",
+    )
+    yield _row(result, claim, figure)
+
+
+def base_install_rows(result: Result) -> Iterator[Row]:
+    if "megabytes" not in result:
+        return
+    later = result["later_start_seconds"]["mean"]
+    claim = Text(
+        "Predicting with a MobileNetV2 bundle without torch: size of the install, one photo from a cold start",
+        "不用 torch、用 MobileNetV2 模型包预测：安装体积，冷启动预测一张照片的用时",
+    )
+    size, first, apart = result["megabytes"], result["first_start_seconds"], result["largest_difference"]
+    figure = Text(
+        f"{size:.0f} MB; {later:.2f} s, the first time {first:.2f} s; probabilities within {apart:.1e} of the run's",
+        f"{size:.0f} MB；{later:.2f} 秒，首次 {first:.2f} 秒；概率与训练环境相差不超过 {apart:.1e}",
+    )
+    yield _row({**result, "met": all(result["met"].values())}, claim, figure)
+
+
 MAKERS: dict[str, Callable[[Result], Iterator[Row]]] = {
     "mnist": mnist_rows,
     "digits": digits_rows,
@@ -554,6 +586,8 @@ MAKERS: dict[str, Callable[[Result], Iterator[Row]]] = {
     "trust_weights": trust_rows,
     "verify_tamper": verify_rows,
     "report_size": report_size_rows,
+    "bundle_mutants": mutants_rows,
+    "base_install": base_install_rows,
     "explain_parity": explain_rows,
     "explain_deletion": deletion_rows,
     "kill_resume": kill_rows,
