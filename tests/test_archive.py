@@ -90,6 +90,37 @@ def test_nothing_else_is_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [write_folder, write_zip])
+def test_neighbours_stay(tmp_path: Path, write) -> None:
+    neighbours = ["b.old", "b.tmp", "b.new", ".b"]
+    for name in neighbours:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.doc").write_bytes(b"years of work")
+    for content in (b"{}", b"new"):
+        write(tmp_path / "b", {"bundle.json": content})
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["b", *neighbours])
+    assert all((tmp_path / name / "thesis.doc").read_bytes() == b"years of work" for name in neighbours)
+    assert read_files(tmp_path / "b") == {"bundle.json": b"new"}
+
+
+def test_an_older_bundle_stays_where_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "b", FILES)
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError(13, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="Permission"):
+        write_folder(tmp_path / "b", {"bundle.json": b"new"})
+    assert read_files(tmp_path / "b") == FILES
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("write", [write_folder, write_zip])
 def test_a_full_disk_leaves_the_older_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write) -> None:
     write(tmp_path / "b", FILES)
 

@@ -6,16 +6,18 @@ machine; nothing is unpacked to the disk, no link is followed, and no more is re
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
 import shutil
 import stat
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from convcraft.data.durable_files import replace_durably, sync_folder, write_durably
+from convcraft.data.durable_files import sync_folder, write_durably
 from convcraft.deploy.plain_zip import packed_files, unpacked
 from convcraft.deploy.refusal import Refused, named, shown
 
@@ -60,24 +62,24 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
         _check_names(list(files))
         if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / MARK).is_file())):
             raise Refused("is not an empty folder and holds no bundle", "a new name, or the folder of an older bundle")
-    draft, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _folder_beside(path) as beside:
+        draft, old = beside / "new", beside / "old"
         for name, content in sorted(files.items()):
             place = draft / name
             place.parent.mkdir(parents=True, exist_ok=True)
             write_durably(place, content)
         for folder in {draft, *((draft / name).parent for name in files)}:
             sync_folder(folder)
-    except OSError:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    draft.rename(path)
-    sync_folder(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            path.rename(old)
+        try:
+            draft.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+        sync_folder(path.parent)
 
 
 def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
@@ -100,7 +102,21 @@ def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
             entry = zipfile.ZipInfo(name, ZIP_TIME)
             entry.create_system, entry.external_attr = 3, (stat.S_IFREG | 0o644) << 16
             archive.writestr(entry, content)
-    replace_durably(path, packed.getvalue())
+    with _folder_beside(path) as beside:
+        write_durably(beside / "new", packed.getvalue())
+        (beside / "new").replace(path)
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """An empty folder under a name that nobody has, on the same disk, so that what is in it can be renamed to `path`;
+    removed in the end."""
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix="."))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # --- names ---
