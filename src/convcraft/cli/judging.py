@@ -103,7 +103,9 @@ def predict(
     run: RunOrBundle,
     images: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGE...", help="Files, folders, videos, camera:0, or - for standard input."),
+        typer.Argument(
+            metavar="IMAGE...", help="Files, folders, videos, camera:0 (Linux only), or - for standard input."
+        ),
     ],
     top: Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")] = 3,
     out: Annotated[Path | None, typer.Option(help="Also write the answers: .csv, .json or .parquet.")] = None,
@@ -127,7 +129,7 @@ def predict(
 
     from convcraft.evaluation.answers import UNCALIBRATED
     from convcraft.workflows.console import make_console
-    from convcraft.workflows.predict import How, predict_each, refuse_unreadable
+    from convcraft.workflows.predict import Answered, How, predict_each
     from convcraft.workflows.save_answers import refuse_other_endings, save_answers
 
     if out is not None:
@@ -135,28 +137,35 @@ def predict(
     console = make_console(quiet)
     how = How(device=device, threads=threads, batch_size=batch_size, allow_native_code=native_code, every=every)
     each = predict_each(run, images, how)
-    answers, started, stopped = [], time.monotonic(), False
+    answered = Answered(keep=json_ or out is not None, top=top)
+    started, stopped, late = time.monotonic(), False, None
     try:
         for answer in each:
-            answers.append(answer)
+            answered.add(answer)
             if not json_:
                 print_answer(answer, top)
     except KeyboardInterrupt:  # how a camera ends; what was answered is kept
         stopped = True
+    except UserError as error:  # damage on the way; what was answered is kept, and then the error is told
+        if not answered.count:
+            raise
+        late = error
     seconds = time.monotonic() - started
-    refuse_unreadable(answers)
-    calibrated = any(answer.calibrated for answer in answers)
+    if late is None:
+        answered.refuse_unreadable()
     if out is not None:
-        save_answers(out, answers, top)
+        save_answers(out, answered.kept, top)
     if json_:
-        told = [answer.to_dict(top) for answer in answers]
-        print_json({"run": str(run), "calibrated": calibrated, "predictions": told, "seconds": seconds})
-    if len(answers) > 1:
-        pace = f"{len(answers):,} pictures in {seconds:.2f} s: {len(answers) / seconds:.1f} per second"
+        told = [answer.to_dict(top) for answer in answered.kept]
+        print_json({"run": str(run), "calibrated": answered.calibrated, "predictions": told, "seconds": seconds})
+    if answered.count > 1:
+        pace = f"{answered.count:,} pictures in {seconds:.2f} s: {answered.count / seconds:.1f} per second"
         console.print(pace, highlight=False, markup=False)
-    if answers and not calibrated:
+    if answered.count and not answered.calibrated:
         console.print(UNCALIBRATED, highlight=False, markup=False)
-    if any(answer.problem is not None for answer in answers):
+    if late is not None:
+        raise late
+    if answered.unreadable:
         raise typer.Exit(EXIT_BAD_INPUT)
     if stopped:
         raise typer.Exit(EXIT_INTERRUPTED)

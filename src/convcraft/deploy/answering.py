@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from convcraft.data.given_pictures import read_pictures
 from convcraft.data.preprocess import ImageLike, Preprocess
+from convcraft.errors import UserError
 from convcraft.evaluation.answers import ImagePrediction, answers_of
 from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.trust import Trust
@@ -38,16 +38,21 @@ class Answering(Protocol):
         ...
 
 
-def answer_pictures(network: Answering, named: Iterable[tuple[str, ImageLike]]) -> Iterator[ImagePrediction]:
+def answer_pictures(
+    network: Answering, named: Iterable[tuple[str, ImageLike]], batch_size: int | None = None
+) -> Iterator[ImagePrediction]:
     """One answer per picture, in order, batch by batch.
 
     A picture that cannot be read gets an answer with its problem, and does not disturb the others.
 
     Args:
         named: (name, picture): a file, its encoded bytes, or pixels uint8 [H, W] or [H, W, 3].
+        batch_size: pictures that are waited for; None: the network's. 1 where each comes in its own time.
+
+    Raises:
+        UserError: from `named`, once what came before it is answered; or from the network.
     """
-    waiting = iter(named)
-    while part := tuple(islice(waiting, network.batch_size)):
+    for part in _batches(named, batch_size or network.batch_size):
         pixels, problems = read_pictures(part, network.preprocess)
         names = [name for (name, _), problem in zip(part, problems, strict=True) if problem is None]
         readable: Iterator[ImagePrediction] = iter(())
@@ -55,3 +60,20 @@ def answer_pictures(network: Answering, named: Iterable[tuple[str, ImageLike]]) 
             readable = iter(answers_of(names, network.outputs(pixels), network.trust, network.classes, network.loss))
         for (name, _), problem in zip(part, problems, strict=True):
             yield next(readable) if problem is None else ImagePrediction(name, (), problem)
+
+
+def _batches(named: Iterable[tuple[str, ImageLike]], batch_size: int) -> Iterator[list[tuple[str, ImageLike]]]:
+    """Pictures by the batch; those that came before an error go first."""
+    part: list[tuple[str, ImageLike]] = []
+    try:
+        for one in named:
+            part.append(one)
+            if len(part) == batch_size:
+                yield part
+                part = []
+    except UserError:
+        if part:
+            yield part
+        raise
+    if part:
+        yield part

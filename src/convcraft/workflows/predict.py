@@ -5,8 +5,9 @@ A run needs torch; a bundle does not, so that nothing here imports it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 
 from convcraft.data.given_pictures import open_pictures
@@ -14,7 +15,7 @@ from convcraft.data.preprocess import ImageLike
 from convcraft.deploy.answering import Answering, answer_pictures
 from convcraft.deploy.bundle import is_bundle
 from convcraft.deploy.formats.form import Runtime
-from convcraft.deploy.frames import frames_of, is_video
+from convcraft.deploy.frames import frames_of, is_camera, is_video, refuse_absent
 from convcraft.deploy.predictor import Predictor
 from convcraft.errors import UserError
 from convcraft.evaluation.answers import ImagePrediction
@@ -51,23 +52,61 @@ def predict(where: Path, images: Sequence[str], how: How | None = None) -> list[
         UserError: no such run, bundle or file, a bundle whose probes fail, a folder without images, or not one readable
             picture.
     """
-    answers = list(predict_each(where, images, how))
-    refuse_unreadable(answers)
-    return answers
+    answered = Answered(keep=True)
+    for answer in predict_each(where, images, how):
+        answered.add(answer)
+    answered.refuse_unreadable()
+    return answered.kept
+
+
+@dataclass(kw_only=True)
+class Answered:
+    """What was answered so far; a camera may go on for days.
+
+    keep: whether answers are kept. top: of a kept one, how many classes of its ranking; None: all.
+    count, unreadable: pictures. calibrated: of any answer.
+    """
+
+    keep: bool = False
+    top: int | None = None
+    count: int = 0
+    unreadable: int = 0
+    calibrated: bool = False
+    kept: list[ImagePrediction] = field(default_factory=list)
+    _first: ImagePrediction | None = None
+
+    def add(self, answer: ImagePrediction) -> None:
+        self._first = self._first or answer
+        self.count += 1
+        self.unreadable += answer.problem is not None
+        self.calibrated = self.calibrated or answer.calibrated
+        if self.keep:
+            self.kept.append(replace(answer, ranking=answer.ranking[: self.top]))
+
+    def refuse_unreadable(self) -> None:
+        """Raises UserError where not one picture could be read."""
+        if self._first is not None and self.unreadable == self.count:
+            fix = "Open it in a picture viewer to see what it is."
+            raise UserError(f"{self._first.image}: {self._first.problem}", "a picture that can be decoded", fix)
 
 
 def predict_each(where: Path, images: Sequence[str], how: How | None = None) -> Iterator[ImagePrediction]:
-    """As `predict`, each answer as soon as its batch is through; a camera never ends."""
+    """As `predict`, each answer as soon as its batch is through; a camera never ends, and its frames never wait."""
     how = how or How()
+    refuse_absent([name for name in images if is_video(name)])
     stills = {name: open_pictures([name]) for name in images if not is_video(name)}
     many = len(stills) < len(images) or sum(map(len, stills.values())) >= MANY
     network = open_network(where, how, many=many)
 
-    def named() -> Iterator[tuple[str, ImageLike]]:
-        for name in images:
+    def named(names: Iterable[str]) -> Iterator[tuple[str, ImageLike]]:
+        for name in names:
             yield from stills[name] if name in stills else frames_of(name, how.every)
 
-    return answer_pictures(network, named())
+    def answers() -> Iterator[ImagePrediction]:
+        for live, names in groupby(images, is_camera):
+            yield from answer_pictures(network, named(names), 1 if live else None)
+
+    return answers()
 
 
 def open_network(where: Path, how: How, *, many: bool = False) -> Answering:
@@ -83,11 +122,3 @@ def open_network(where: Path, how: How, *, many: bool = False) -> Answering:
     from convcraft.workflows.run_network import RunNetwork
 
     return RunNetwork(where, how.device)
-
-
-def refuse_unreadable(answers: Sequence[ImagePrediction]) -> None:
-    """Raises UserError where not one picture could be read."""
-    if answers and all(answer.problem is not None for answer in answers):
-        first = answers[0]
-        fix = "Open it in a picture viewer to see what it is."
-        raise UserError(f"{first.image}: {first.problem}", "a picture that can be decoded", fix)
