@@ -152,11 +152,11 @@ def test_a_damaged_network_before_is_refused_before_the_test_images_are_opened(r
     keep_before(run, other_network("lenet5"))
     weights = run / "checkpoints" / "before" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"oops")
-    with pytest.raises(UserError, match="before fine-tuning"):
+    with pytest.raises(UserError, match="as it was before"):
         evaluate(run, console=Console(quiet=True))
     assert not (run / "test_reads.jsonl").exists()
     keep_before(run, other_network("vgg_small"), "lenet5")  # weights of another network than its settings name
-    with pytest.raises(UserError, match="before fine-tuning"):
+    with pytest.raises(UserError, match="as it was before"):
         evaluate(run, console=Console(quiet=True))
 
 

@@ -20,6 +20,7 @@ from convcraft.deploy.predictor import Predictor
 from convcraft.errors import UserError
 from convcraft.evaluation.answers import ImagePrediction
 
+CONFIG = "config.yaml"  # every run folder has one
 MANY = 64  # pictures from which measuring the runtime's settings pays
 
 
@@ -27,7 +28,8 @@ MANY = 64  # pictures from which measuring the runtime's settings pays
 class How:
     """How a network is run.
 
-    device: of a run. threads, batch_size: of a bundle; None: measured where there are many pictures, and remembered.
+    device: of a run; bundles run on the CPU. threads: of a bundle. batch_size: pictures at once. None: of a bundle what
+        was measured, where there are many pictures, and remembered; of a run its own.
     allow_native_code: of a bundle whose maker is trusted. every: of a video's frames, each so many-th.
     """
 
@@ -93,6 +95,9 @@ class Answered:
 def predict_each(where: Path, images: Sequence[str], how: How | None = None) -> Iterator[ImagePrediction]:
     """As `predict`, each answer as soon as its batch is through; a camera never ends, and its frames never wait."""
     how = how or How()
+    if not is_bundle(where) and not (where / CONFIG).is_file():
+        received = f"{where} is no run folder (it has no {CONFIG})"
+        raise UserError(received, "a folder made by `convcraft train`, or a bundle", "Check the path.")
     refuse_absent([name for name in images if is_video(name)])
     stills = {name: open_pictures([name]) for name in images if not is_video(name)}
     many = len(stills) < len(images) or sum(map(len, stills.values())) >= MANY
@@ -110,8 +115,15 @@ def predict_each(where: Path, images: Sequence[str], how: How | None = None) -> 
 
 
 def open_network(where: Path, how: How, *, many: bool = False) -> Answering:
-    """A run or a bundle, ready to answer."""
+    """A run or a bundle, ready to answer.
+
+    Raises:
+        UserError: neither of them, or a setting that it cannot follow.
+    """
     if is_bundle(where):
+        if how.device not in ("auto", "cpu"):
+            fix = "Leave out --device, or give the run that the bundle was made of."
+            raise UserError(f"device {how.device!r} for a bundle", "auto or cpu: bundles run on the CPU", fix)
         return Predictor.open(
             where,
             runtime=None if how.threads is None else Runtime(how.threads),
@@ -121,4 +133,9 @@ def open_network(where: Path, how: How, *, many: bool = False) -> Answering:
         )
     from convcraft.workflows.run_network import RunNetwork
 
-    return RunNetwork(where, how.device)
+    if how.threads is not None:
+        fix = f"Set the environment variable OMP_NUM_THREADS={how.threads} instead, or give a bundle."
+        raise UserError(f"--threads {how.threads} for a run", "threads of a bundle", fix)
+    network = RunNetwork(where, how.device)
+    network.batch_size = how.batch_size or network.batch_size
+    return network
