@@ -17,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from convcraft.deploy.formats.form import FEATURES, LOGITS, Format
 from convcraft.deploy.probes import FOLDER as PROBES
 from convcraft.deploy.safetensors_guard import check_safetensors
 from convcraft.errors import UserError
-from convcraft.evaluation.trust import TENSORS, TRUST, Trust, trust_from_files
+from convcraft.evaluation.temperature import LOSSES
+from convcraft.evaluation.trust import ODD, TENSORS, TRUST, Trust, trust_from_files
 
 VERSION = 1
 MANIFEST, CLASSES, PREPROCESS, PARITY, CARD = (
@@ -43,6 +45,8 @@ MANIFEST, CLASSES, PREPROCESS, PARITY, CARD = (
     "MODEL_CARD.md",
 )
 EXPECTED = f"{PROBES}/expected.safetensors"
+EXACT = 1e-4  # of the logit range: float32 in another order of sums
+LARGEST_TOLERANCE = 0.25  # of the logit range, in lower precision
 EXPORT_AGAIN = "Copy the bundle again from where it was made, or export it again: convcraft export RUN."
 
 
@@ -103,7 +107,7 @@ class Manifest:
             saved["probes"] = tuple(ProbeEntry(**entry) for entry in saved["probes"])
             manifest = cls(**saved)
             sound = manifest._is_sound()
-        except (TypeError, AttributeError, KeyError) as error:
+        except ODD as error:
             raise UserError(f"{where}/{MANIFEST}: {error}", "a bundle as it was exported", EXPORT_AGAIN) from error
         if not sound:
             raise UserError(f"{where}/{MANIFEST} with entries of another kind", "a bundle as exported", EXPORT_AGAIN)
@@ -112,13 +116,36 @@ class Manifest:
     def _is_sound(self) -> bool:
         texts = (self.name, self.format, self.precision, self.loss, self.weights_sha256, self.preprocess_sha256)
         of_probes = (text for probe in self.probes for text in (probe.file, probe.pixels_sha256, probe.label))
+        datetime.fromisoformat(self.created)
         return (
-            all(isinstance(text, str) for text in (*texts, *of_probes))
+            all(isinstance(text, str) for text in (*texts, *of_probes, *self.made_with, *self.made_with.values()))
+            and isinstance(self.made_with, dict)
+            and isinstance(self.source, dict)
             and isinstance(self.normalises, bool)
             and isinstance(self.tolerance, float)
             and 0 < self.tolerance <= 1
             and all(type(entry["bytes"]) is int and isinstance(entry["sha256"], str) for entry in self.files.values())
         )
+
+    def refuse_unusual(self) -> None:
+        """That the network is held to what an export holds it to; a manifest alone must not loosen it.
+
+        Raises:
+            UserError: a format, precision or loss that there is not, or a tolerance beyond what its precision may have.
+        """
+        known = find_format(self.format).precisions
+        allowed = EXACT if self.precision == "float32" else LARGEST_TOLERANCE
+        for sound, received, expected in (
+            (self.precision in known, f"{self.format} in {self.precision!r}", f"one of {', '.join(known)}"),
+            (self.loss in LOSSES, f"loss {self.loss!r}", f"one of {', '.join(LOSSES)}"),
+            (
+                self.tolerance <= allowed,
+                f"a tolerance of {self.tolerance:g} in {self.precision}",
+                f"at most {allowed:g}",
+            ),
+        ):
+            if not sound:
+                raise UserError(f"{MANIFEST} with {received}", expected, EXPORT_AGAIN)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,11 +190,12 @@ def open_bundle(path: Path) -> Bundle:
         raise UserError(f"{path} has no {MANIFEST}", "a bundle that `convcraft export` made", "Check the path.")
     manifest = Manifest.from_bytes(files[MANIFEST], str(path))
     _refuse_changed(path, files, manifest)
+    manifest.refuse_unusual()
     form = find_format(manifest.format)
     model = {name: _needed(files, name, path) for name in form.files}
     form.check(model)
     classes = _classes(files, path)
-    preprocess = Preprocess.from_dict(_parsed(_needed(files, PREPROCESS, path), f"{path}/{PREPROCESS}"))
+    preprocess = _preprocess(files, path)
     if preprocess.hash() != manifest.preprocess_sha256:
         received = f"{path}/{PREPROCESS} is not the preprocessing that the network was judged with"
         raise UserError(received, f"that of {manifest.preprocess_sha256[:12]}", EXPORT_AGAIN)
@@ -180,12 +208,12 @@ def open_bundle(path: Path) -> Bundle:
         model=model,
         classes=classes,
         preprocess=preprocess,
-        trust=_trust(files, manifest, path),
+        trust=_trust(files, manifest, expected, path),
         probes=tuple(_needed(files, probe.file, path) for probe in manifest.probes),
         expected_logits=expected[LOGITS],
         expected_features=expected.get(FEATURES),
-        parity=_parsed(_needed(files, PARITY, path), f"{path}/{PARITY}"),
-        card=_needed(files, CARD, path).decode(),
+        parity=_parity(files, path),
+        card=_card(files, path),
     )
 
 
@@ -216,8 +244,11 @@ def _needed(files: Mapping[str, bytes], name: str, path: Path) -> bytes:
 
 
 def _parsed(data: bytes, where: str) -> Any:
+    """JSON of which every text can be written: it can also name halves of characters."""
     try:
-        return json.loads(data)
+        value = json.loads(data)
+        json.dumps(value, ensure_ascii=False).encode()
+        return value
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: {error}", "a bundle as it was exported", EXPORT_AGAIN) from error
 
@@ -229,6 +260,30 @@ def _classes(files: Mapping[str, bytes], path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _preprocess(files: Mapping[str, bytes], path: Path) -> Preprocess:
+    saved = _parsed(_needed(files, PREPROCESS, path), f"{path}/{PREPROCESS}")
+    try:
+        return Preprocess.from_dict(saved)
+    except UserError:
+        raise
+    except ODD as error:
+        raise UserError(f"{path}/{PREPROCESS}: {error}", "a bundle as it was exported", EXPORT_AGAIN) from error
+
+
+def _parity(files: Mapping[str, bytes], path: Path) -> dict[str, Any]:
+    saved = _parsed(_needed(files, PARITY, path), f"{path}/{PARITY}")
+    if not isinstance(saved, dict):
+        raise UserError(f"{path}/{PARITY} is no JSON object", "a bundle as it was exported", EXPORT_AGAIN)
+    return saved
+
+
+def _card(files: Mapping[str, bytes], path: Path) -> str:
+    try:
+        return _needed(files, CARD, path).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}/{CARD} is no UTF-8 text", "a bundle as it was exported", EXPORT_AGAIN) from error
+
+
 def _expected(
     files: Mapping[str, bytes], manifest: Manifest, num_classes: int, path: Path
 ) -> dict[str, NDArray[np.float32]]:
@@ -236,7 +291,7 @@ def _expected(
     check_safetensors(content, EXPECTED)
     try:
         tensors = load(content)
-    except SafetensorError as error:
+    except (SafetensorError, *ODD) as error:
         raise UserError(f"{path}/{EXPECTED}: {error}", "a bundle as it was exported", EXPORT_AGAIN) from error
     logits, features = tensors.get(LOGITS), tensors.get(FEATURES)
     wanted = (len(manifest.probes), num_classes)
@@ -244,14 +299,21 @@ def _expected(
     if not shaped or (features is not None and (features.ndim != 2 or len(features) != wanted[0])):
         received = f"{path}: probes that do not fit the classes"
         raise UserError(received, f"logits [{wanted[0]}, {wanted[1]}] of at least one probe", EXPORT_AGAIN)
+    if not all(values.dtype == np.float32 and np.isfinite(values).all() for values in tensors.values()):
+        raise UserError(f"{path}/{EXPECTED} of another kind", "finite numbers in float32", EXPORT_AGAIN)
     return tensors
 
 
-def _trust(files: Mapping[str, bytes], manifest: Manifest, path: Path) -> Trust | None:
+def _trust(
+    files: Mapping[str, bytes], manifest: Manifest, expected: Mapping[str, NDArray[np.float32]], path: Path
+) -> Trust | None:
     if TRUST not in files:
         return None
     if TENSORS in files:
         check_safetensors(files[TENSORS], TENSORS)
     trust = trust_from_files(_parsed(files[TRUST], f"{path}/{TRUST}"), files.get(TENSORS), f"{path}/{TRUST}")
     trust.refuse_others(manifest.weights_sha256, manifest.preprocess_sha256)
+    features = expected.get(FEATURES)
+    num_features = None if features is None else features.shape[1]
+    trust.refuse_unfit(manifest.loss, expected[LOGITS].shape[1], num_features)
     return trust

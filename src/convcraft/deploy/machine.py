@@ -7,14 +7,26 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+CPUINFO = Path("/proc/cpuinfo")
 
-def processor_name() -> str:
-    """As the system calls it; its features decide what some runtimes compute."""
-    cpuinfo = Path("/proc/cpuinfo")
+
+def processor_name(cpuinfo: Path = CPUINFO) -> str:
+    """As the system calls it; its features decide what some runtimes compute.
+
+    On ARM, Linux gives no name but numbers of the maker and of the design: "ARM 0x41 0xd0c", one pair for each kind of
+    core.
+    """
     if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = [line.partition(":") for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()]
+        entries = [(name.strip(), value.strip()) for name, _, value in lines]
+        named = [value for name, value in entries if name == "model name"]
+        makers = [value for name, value in entries if name == "CPU implementer"]
+        designs = [value for name, value in entries if name == "CPU part"]
+        if makers and designs:
+            kinds = sorted({f"{maker} {design}" for maker, design in zip(makers, designs, strict=False)})
+            return f"ARM {', '.join(kinds)}"
+        if named:
+            return named[0]
     return platform.processor() or platform.machine()
 
 
@@ -26,12 +38,21 @@ def package_version(name: str) -> str | None:
         return None
 
 
+def versions(*packages: str) -> dict[str, str]:
+    """Of Python, convcraft, what decodes pictures, and `packages`; without those that are not installed.
+
+    Says nothing of the machine, so that it can travel with a bundle.
+    """
+    found = {name: package_version(name) for name in ("convcraft", "numpy", "pillow", *packages)}
+    return {"python": platform.python_version(), **{name: given for name, given in found.items() if given is not None}}
+
+
 def fingerprint(package: str) -> dict[str, str | int | None]:
-    """Everything besides a bundle that decides its answers: the machine, the runtime `package`, the decoder."""
+    """Everything besides a bundle that decides its answers: the machine, the runtime `package`, the decoder, and timm,
+    which builds the networks of some bundles. Stays on the machine."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor_name(),
         "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: package_version(name) for name in ("convcraft", "numpy", "pillow", package)},
+        **versions(package, "timm"),
     }

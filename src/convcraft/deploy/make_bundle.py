@@ -16,7 +16,9 @@ from convcraft.data.preprocess import Preprocess
 from convcraft.deploy.bundle import (
     CARD,
     CLASSES,
+    EXACT,
     EXPECTED,
+    LARGEST_TOLERANCE,
     MANIFEST,
     PARITY,
     PREPROCESS,
@@ -31,17 +33,16 @@ from convcraft.deploy.export_trust import trust_fitted_again
 from convcraft.deploy.formats.form import FEATURES, LOGITS, Format, Runtime
 from convcraft.deploy.gated_files import gated_files
 from convcraft.deploy.judges import Judges, session_outputs, source_outputs
-from convcraft.deploy.machine import fingerprint, package_version
+from convcraft.deploy.machine import versions
 from convcraft.deploy.parity import Parity, compare_logits
+from convcraft.deploy.privacy import refuse_private
 from convcraft.deploy.probe_check import logit_range
 from convcraft.deploy.probes import FOLDER, Picture, pixels_sha256
 from convcraft.errors import UserError
 from convcraft.evaluation.outputs import Outputs
 
-EXACT = 1e-4  # of the logit range: float32 in another order of sums
 THIS_NETWORK, SOURCE = "this network", "the float32 network"  # whose answers the trust was fitted on
 ROOM = 1.5  # times what was measured: another processor rounds low precision in another way
-LARGEST_TOLERANCE = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,12 +151,11 @@ def make_bundle(
             for picture, pixels, label in zip(pictures, probes, labels, strict=True)
         ),
         source=dict(source.about),
-        made_with={
-            key: str(value) for key, value in {**fingerprint(form.package), "torch": package_version("torch")}.items()
-        },
+        made_with=versions(form.package, "torch", "timm"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         files=described(files),
     )
+    refuse_private({MANIFEST: manifest.to_bytes(), **files})
     return Made({MANIFEST: manifest.to_bytes(), **files}, parity, tolerance, gated.gate, gated.kept)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from convcraft.deploy.probes import pixels_sha256
 from convcraft.errors import UserError
 from convcraft.evaluation.outputs import Outputs
 
+BATCH_SIZE = 16  # that a predictor sends pictures in, unless it is told or has measured another
 FIX = (
     "Do not use it here: its answers would be others than those it was judged by. Export the run again on this machine."
 )
@@ -52,19 +53,48 @@ def pixels_of_probes(bundle: Bundle) -> tuple[NDArray[np.uint8], list[str | None
     return pixels, problems
 
 
-def try_probes(bundle: Bundle, session: Session) -> tuple[ProbeResult, ...]:
-    """Send every probe through the network, one at a time, as pictures come.
+def try_probes(bundle: Bundle, session: Session, batch_size: int = BATCH_SIZE) -> tuple[ProbeResult, ...]:
+    """Send every probe through the network: one at a time, 16 at a time, and `batch_size` at a time.
+
+    A runtime may compile a network for each batch size; all have to answer as the source did. Batches are filled up
+    with the first probes again.
+
+    Args:
+        batch_size: that pictures will be sent in.
+
+    Returns:
+        One result per probe: of the first size at which it fails, with the largest difference of all sizes.
 
     Raises:
         UserError: the network does not run, or answers in another shape.
     """
     pixels, problems = pixels_of_probes(bundle)
     inputs = pixels if bundle.manifest.normalises else bundle.preprocess.normalise(pixels)
-    outputs = [_outputs(bundle, session, inputs[index : index + 1]) for index in range(len(inputs))]
+    found = [
+        _results(bundle, _in_batches(bundle, session, inputs, size), problems, size)
+        for size in sorted({1, BATCH_SIZE, batch_size})
+    ]
+    return tuple(_worst(of_probe) for of_probe in zip(*found, strict=True))
+
+
+def _in_batches(bundle: Bundle, session: Session, inputs: NDArray[np.generic], size: int) -> list[Outputs]:
+    """Of the P inputs; every batch has exactly `size`."""
+    count = -(-len(inputs) // size) * size
+    order = np.arange(count) % len(inputs)
+    parts = [_outputs(bundle, session, inputs[order[start : start + size]]) for start in range(0, count, size)]
+    if len(inputs) < count:
+        kept = size - (count - len(inputs))
+        last = parts[-1]
+        parts[-1] = Outputs(last.logits[:kept], None if last.features is None else last.features[:kept])
+    return parts
+
+
+def _results(bundle: Bundle, outputs: list[Outputs], problems: list[str | None], size: int) -> list[ProbeResult]:
     logits = np.concatenate([output.logits for output in outputs])
     scale, tolerance = logit_range(bundle.expected_logits), bundle.manifest.tolerance
     differences = np.abs(logits.astype(np.float64) - bundle.expected_logits).max(axis=1) / scale
     features = _feature_differences(bundle, outputs)
+    at_once = "" if size == 1 else f", sent {size} at a time"
     results = []
     for index, entry in enumerate(bundle.manifest.probes):
         expected = bundle.classes[int(bundle.expected_logits[index].argmax())]
@@ -73,16 +103,19 @@ def try_probes(bundle: Bundle, session: Session) -> tuple[ProbeResult, ...]:
         if expected != entry.label:
             problem = problem or f"its label is {entry.label}, but the classes make it {expected}"
         elif not differences[index] <= tolerance:  # true for NaN as well
-            problem = (
-                problem
-                or f"logits differ by {differences[index]:.2g} of their range, at most {tolerance:.2g} is allowed"
-            )
+            off = f"logits differ by {differences[index]:.2g} of their range{at_once}"
+            problem = problem or f"{off}, at most {tolerance:.2g} is allowed"
         elif got != expected and _margin(bundle.expected_logits[index]) > tolerance * scale:
-            problem = problem or f"called {got}, expected {expected}"
+            problem = problem or f"called {got}{at_once}, expected {expected}"
         elif not features[index] <= tolerance:
-            problem = problem or f"features differ by {features[index]:.2g} of their range"
+            problem = problem or f"features differ by {features[index]:.2g} of their range{at_once}"
         results.append(ProbeResult(entry.file, entry.label, got, float(differences[index]), problem))
-    return tuple(results)
+    return results
+
+
+def _worst(of_probe: tuple[ProbeResult, ...]) -> ProbeResult:
+    shown = next((result for result in of_probe if result.problem is not None), of_probe[0])
+    return replace(shown, difference=float(np.max([result.difference for result in of_probe])))
 
 
 def refuse_failed(bundle: Bundle, results: tuple[ProbeResult, ...]) -> None:
@@ -119,7 +152,7 @@ def _feature_differences(bundle: Bundle, outputs: list[Outputs]) -> NDArray[np.f
     """Float64 [P], as shares of the range of all expected features; 0 where the bundle has none."""
     expected = bundle.expected_features
     if expected is None:
-        return np.zeros(len(outputs))
+        return np.zeros(len(bundle.expected_logits))
     got = np.concatenate([output.features for output in outputs if output.features is not None])
     if got.shape != expected.shape:
         return np.full(len(outputs), np.inf)

@@ -25,6 +25,13 @@ from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.reject import Reason, RejectRule
 from convcraft.evaluation.strangeness import Scorer, Strangeness, score_of, scorer_from
 from convcraft.evaluation.temperature import LOWEST, Temperature, fit_temperature
+from convcraft.evaluation.trust_checks import (
+    check_entries,
+    check_rule,
+    check_scorer,
+    check_temperature,
+    feature_width,
+)
 from convcraft.evaluation.unknown import fit_threshold
 
 VERSION = 1
@@ -34,6 +41,7 @@ CROSS_FITTED = "cross-fitted"
 NEVER_SURER = 1.0  # the lowest temperature from answers of other networks than the one that is delivered
 COVERAGE = 0.9  # of the sets, at least
 HIGHER_COVERAGES = (0.95, 0.98, 0.99, 0.995)
+ODD = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)  # what entries of other kinds raise
 SMALLEST = float(np.finfo(np.float32).smallest_subnormal)  # in place of a probability that float32 rounded to 0
 FIT_AGAIN = "Delete trust.json; `convcraft evaluate` fits it again where the run's validation images are still there."
 
@@ -103,6 +111,27 @@ class Trust:
             if own != other:
                 received = f"{TRUST} of other {what} ({own[:12]}, the run has {other[:12]})"
                 raise UserError(received, f"one that was fitted for these {what}", FIT_AGAIN)
+
+    def refuse_unfit(self, loss: str, num_classes: int, num_features: int | None) -> None:
+        """Of a network that gives logits of `num_classes`, trained by `loss`, and features of this width or none.
+
+        Every trust is fitted with the loss of its run, fine-tuned ones as well: for what logits mean, it has to be the
+        same (`calibrated` is for probabilities, and reads no loss).
+
+        Raises:
+            UserError: what was fitted is for another loss, another number of classes or other features.
+        """
+        fits = []
+        if self.temperature.loss != loss:
+            fits.append((f"a temperature for the loss {self.temperature.loss}", f"the network's loss, {loss}"))
+        sets = self.rule.conformal
+        if sets is not None and sets.num_classes != num_classes:
+            fits.append((f"sets of {sets.num_classes} classes", f"the network's {num_classes}"))
+        if self.scorer is not None and feature_width(self.scorer) != num_features:
+            given = "which gives none" if num_features is None else f"which gives {num_features}"
+            fits.append((f"distances of {feature_width(self.scorer)} features", f"those of the network, {given}"))
+        for received, expected in fits:
+            raise UserError(f"{TRUST} with {received}", expected, FIT_AGAIN)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the scorer's tensors; numbers come back exactly."""
@@ -251,17 +280,26 @@ def trust_from_files(saved: Any, tensors: bytes | None, name_of_file: str) -> Tr
         raise UserError(received, f"version {VERSION}", f"Update convcraft. Or: {FIT_AGAIN}")
     fields = {key: value for key, value in saved.items() if key not in ("version", "tensors_sha256")}
     try:
+        check_entries(saved)
         rule = RejectRule.from_dict(saved["rule"])
+        check_rule(rule)
         temperature = Temperature.from_dict(saved["temperature"])
+        check_temperature(temperature)
         scorer = _scorer_of(tensors, saved["tensors_sha256"], rule, name_of_file)
         read = {"rule": rule, "temperature": temperature, "scorer": scorer, "notes": tuple(saved["notes"])}
         return Trust(**{**fields, **read})
-    except (KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except ODD as error:
         raise UserError(f"{name_of_file}: {error}", "a complete run folder", FIT_AGAIN) from error
 
 
 def _scorer_of(tensors: bytes | None, sha256: str | None, rule: RejectRule, name_of_file: str) -> Scorer | None:
-    if sha256 is None or rule.unknown is None:
+    if rule.unknown is None:
+        return None
+    score = rule.unknown.score
+    if sha256 is None:
+        check_scorer(None, score)
         return None
     if tensors is None:
         raise UserError(f"{name_of_file} without {TENSORS}", "a complete run folder", FIT_AGAIN)
@@ -269,6 +307,8 @@ def _scorer_of(tensors: bytes | None, sha256: str | None, rule: RejectRule, name
         received = f"a {TENSORS} that is not what {name_of_file} names"
         raise UserError(received, "the file as it was saved", FIT_AGAIN)
     try:
-        return scorer_from(rule.unknown.score, load(tensors))
+        scorer = scorer_from(score, load(tensors))
     except SafetensorError as error:
         raise UserError(f"{TENSORS} of {name_of_file}: {error}", "a complete run folder", FIT_AGAIN) from error
+    check_scorer(scorer, score)
+    return scorer
