@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FILE = "model.pt2"
 MARK = b"pt2"
+# What a node tells of the code that it was traced from, paths of files included; nothing runs by it.
+ORIGINS = ("stack_trace", "nn_module_stack", "source_fn_stack", "fwd_source_fn_stack", "from_node", "torch_fn")
 
 
 def write(network: ExportNetwork, images: NDArray[np.generic], precision: str) -> dict[str, bytes]:
@@ -35,10 +37,16 @@ def write(network: ExportNetwork, images: NDArray[np.generic], precision: str) -
 
 
 def exported(network: ExportNetwork) -> ExportedProgram:
-    """The network as torch.export has it, with batches of any size."""
+    """The network as torch.export has it, with batches of any size, and without where its code stood."""
     import torch
 
-    return torch.export.export(network, (network.example(),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    program = torch.export.export(network, (network.example(),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                for entry in ORIGINS:
+                    node.meta.pop(entry, None)
+    return program
 
 
 def check(files: Files) -> None:
