@@ -136,7 +136,7 @@ def test_answers_that_nobody_writes_are_not_kept(
     def watched(*arguments: object) -> Iterator[ImagePrediction]:
         for answer in predict_each(*arguments):  # type: ignore[arg-type]
             yield answer
-            held.append(sum(isinstance(one, ImagePrediction) for one in gc.get_objects()))
+            held.append(sum(type(one) is ImagePrediction for one in gc.get_objects()))
 
     monkeypatch.setattr(workflow, "predict_each", watched)
     assert _run(["predict", str(bundle), str(pictures)]) == 2

@@ -111,7 +111,9 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="Also write the answers: .csv, .json or .parquet.")] = None,
     every: Annotated[int, typer.Option(min=1, help="Of a video, each so many-th frame.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Of a bundle; default: measured where it pays.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Of a bundle; default: measured where it pays.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pictures at once; default: of a bundle measured where it pays.")
+    ] = None,
     native_code: NativeCode = False,
     seed: Seed = None,
     device: Device = "auto",

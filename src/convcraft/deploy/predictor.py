@@ -50,8 +50,9 @@ class Predictor:
         """Read a bundle, check it, and send its probes through, unless they have passed here before.
 
         Args:
-            runtime, batch_size: None: what was measured here before, else the runtime's own and 16.
-            measure: where nothing was, measure first; a few seconds, for many pictures.
+            runtime, batch_size: None: what was measured here before, else the runtime's own and 16. Where one is given,
+                the other is still filled in.
+            measure: where nothing was, measure once the probes have passed; a few seconds, for many pictures.
             probe_again: send them through in any case.
             allow_native_code: run machine code that the bundle brings. Only for bundles whose maker you trust; one that
                 was exported on this machine needs no word.
@@ -61,18 +62,18 @@ class Predictor:
         """
         bundle = open_bundle(Path(path))
         allow_native_code = allow_native_code or recall(bundle, MADE) is True
-        choice = None
-        if runtime is None and batch_size is None:
-            choice = remembered_choice(bundle)
-            if choice is None and measure:
-                choice = choose_runtime(
-                    bundle, lambda given: open_session(bundle, given, allow_native_code=allow_native_code)
-                )
-        runtime = runtime or (Runtime() if choice is None else choice.runtime)
-        session = open_session(bundle, runtime, allow_native_code=allow_native_code)
+
+        def start(given: Runtime) -> Session:
+            return open_session(bundle, given, allow_native_code=allow_native_code)
+
+        choice = remembered_choice(bundle)
+        session = start(runtime or (Runtime() if choice is None else choice.runtime))
         if probe_again or recall(bundle, PASSED) is not True:
             refuse_failed(bundle, try_probes(bundle, session))
             remember(bundle, PASSED, True)
+        if choice is None and measure and (runtime is None or batch_size is None):
+            choice = choose_runtime(bundle, start)
+            session = session if runtime is not None else start(choice.runtime)
         return cls(bundle, session, batch_size or (BATCH_SIZE if choice is None else choice.batch_size))
 
     @property
@@ -112,7 +113,8 @@ def open_session(bundle: Bundle, runtime: Runtime, *, allow_native_code: bool = 
     """Start a bundle's network.
 
     Raises:
-        UserError: machine code that was not allowed, a runtime that is not installed, or one that refuses the file.
+        UserError: machine code that was not allowed, a runtime that is not installed, or one that refuses the file; and
+            from the session, where the runtime fails on the way.
     """
     form = bundle.form
     if form.native_code and not allow_native_code:
@@ -125,14 +127,29 @@ def open_session(bundle: Bundle, runtime: Runtime, *, allow_native_code: bool = 
         fix = f'Install it with: pip install "convcraft[{extra}]"'
         raise UserError(f"{bundle.path}: format {form.name} without {form.package}", f"{form.package}", fix)
     try:
-        return form.open(bundle.model, bundle.manifest.precision, runtime)
+        session = form.open(bundle.model, bundle.manifest.precision, runtime)
     except UserError:
         raise
     except Exception as error:  # each runtime has exceptions of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        received = f"{bundle.path}: {form.package} refuses its model ({reason})"
+        received = f"{bundle.path}: {form.package} refuses its model ({_first_line(error)})"
         fix = f"It was made with {form.package} {bundle.manifest.made_with.get(form.package)}; try that version."
         raise UserError(received, "a model that it can load", fix) from error
+
+    def run(inputs: NDArray[np.generic]) -> Outputs:
+        try:
+            return session(inputs)
+        except UserError:
+            raise
+        except Exception as error:  # each runtime has exceptions of its own
+            received = f"{bundle.path}: {form.package} fails on {len(inputs)} at once ({_first_line(error)})"
+            fix = "Try --batch-size 1, which needs the least memory."
+            raise UserError(received, "a network that takes what its contract gives", fix) from error
+
+    return run
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _named(picture: ImageLike | str, position: int) -> tuple[str, ImageLike]:
