@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from convcraft.cli.options import DataDir, Debug, Device, Json, Quiet, Seed, Set
-from convcraft.cli.printing import print_json, print_report
+from convcraft.cli.options import EXIT_CHECK_FAILED, DataDir, Debug, Device, Json, Quiet, Seed, Set
+from convcraft.cli.printing import print_json
 from convcraft.errors import UserError
 
 
@@ -37,6 +37,7 @@ def compress(
 ) -> None:
     """Make a smaller run of a finished one: fewer channels, another network, or weights that are zero.
 
+    Ends with 1 where the gate finds a class, or the mean, that is worse.
     Examples: convcraft compress runs/photos --prune 0.5 --distil --out runs/photos-half
     convcraft compress runs/photos --into mobilenetv2_100
     convcraft compress runs/photos --sparsity 0.8
@@ -78,13 +79,16 @@ def compress(
     assert out is not None
     result = run_compress(chosen, out, resume=resume, console=make_console(quiet))
     _print_compared(result.compared)
-    if result.report is not None:
-        print_report(result.report, f"{result.report.num_images} validation images")
+    gate = result.compared.gate
+    for sentence in ("no images were held back: judge both with `evaluate`",) if gate is None else gate.sentences:
+        print(f"gate         {sentence}")
     print(f"took         {result.seconds:.1f} s")
     print(f"run          {result.run}")
     print(f"next         convcraft evaluate {result.run}   (test images: both networks, image by image)")
     if json_:
         print_json(result.to_dict())
+    if gate is not None and not gate.passed:
+        raise typer.Exit(EXIT_CHECK_FAILED)
 
 
 def _print_compared(compared: Any) -> None:
@@ -98,11 +102,12 @@ def _print_compared(compared: Any) -> None:
         ("packed file", f"{before.packed_bytes:,} bytes", f"{after.packed_bytes:,} bytes"),
     ]
     for batch_size, taken in before.milliseconds.items():
-        figures = (f"{value:.3g} ms" for value in (taken, after.milliseconds[batch_size]))
-        rows.append((f"per image, batch {batch_size}", *figures))
-    if before.accuracy is not None:
-        rows.append(("accuracy", *(_accuracy(side) for side in (before, after))))
-        rows.append(("called alike", "", f"{compared.agreement:.2%} of {compared.num_images:,} validation images"))
+        now = after.milliseconds[batch_size]
+        rows.append((f"per image, batch {batch_size}", f"{taken:.3g} ms", f"{now:.3g} ms ({taken / now:.2f} x)"))
+    if compared.gate is not None:
+        rows.append(("accuracy, validation", _accuracy(before), _accuracy(after)))
+        alike = f"{compared.gate.agreement:.2%} of {compared.gate.overall.num_images:,} validation images"
+        rows.append(("called alike", "", alike))
     for name, was, now in rows:
         print(f"{name:<20} {was:<34} {now}")
 

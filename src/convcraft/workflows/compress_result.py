@@ -12,6 +12,7 @@ from torch import nn
 from convcraft.data.durable_files import write_durably
 from convcraft.data.image_set import ImageSet
 from convcraft.deploy.compress.channels import Cost
+from convcraft.deploy.compress.gate import VariantJudged, judge_variant
 from convcraft.deploy.compress.sparse_storage import pack
 from convcraft.deploy.compress.timing import milliseconds_per_image
 from convcraft.deploy.compress.weights_pruning import prunable_weights, sparsity_of
@@ -50,12 +51,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Compared:
-    """agreement: share of validation images that both call alike; None without such images. timed_on: the machine."""
+    """gate: both held against each other on validation images, class by class; None without such images.
+
+    timed_on: the machine.
+    """
 
     before: Side
     after: Side
-    num_images: int
-    agreement: float | None
+    gate: VariantJudged | None
     timed_on: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,10 +125,12 @@ def compare_sides(run: RunDescription, before: nn.Module, after: nn.Module, val:
             packed_bytes=len(packed),
             milliseconds=milliseconds[name],
         )
+    gate = None
+    if val is not None:
+        gate = judge_variant(labels["before"], labels["after"], val.targets, classes=run.classes)
     return Compared(
         before=sides["before"],
         after=sides["after"],
-        num_images=0 if val is None else len(val),
-        agreement=float((labels["before"] == labels["after"]).mean()) if labels else None,
+        gate=gate,
         timed_on=f"{processor_name()}, {torch.get_num_threads()} threads",
     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from convcraft.models.build import MISFITS
 from convcraft.models.stages import is_part
 
 
@@ -33,7 +34,7 @@ def removable_blocks(model: nn.Module, images: Tensor) -> tuple[str, ...]:
         holds_one = any(is_part(inner, (path,)) for inner in found)  # inner blocks end before those around them
         if given.shape == made.shape and not holds_one and _passes_on(blocks[path], given):
             found.append(path)
-    return tuple(found)
+    return tuple(path for path in found if _runs_without(model, path, images))
 
 
 def _inputs_and_outputs(
@@ -59,6 +60,20 @@ def _inputs_and_outputs(
         for handle in handles:
             handle.remove()
     return {path: tensors for path, tensors in seen.items() if runs[path] == 1}
+
+
+@torch.no_grad()
+def _runs_without(model: nn.Module, path: str, images: Tensor) -> bool:
+    """Whether nothing else asks for the block, as classifiers do that read several layers."""
+    block = model.get_submodule(path)
+    model.set_submodule(path, nn.Identity())
+    try:
+        model(images)
+    except MISFITS:
+        return False
+    finally:
+        model.set_submodule(path, block)
+    return True
 
 
 @torch.no_grad()

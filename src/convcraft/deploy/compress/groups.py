@@ -69,16 +69,8 @@ def find_groups(model: nn.Module, image_shape: tuple[int, int, int]) -> Groups:
     images = torch.randn(PROBE_IMAGES, *image_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     exact = copy.deepcopy(model).double().eval()
     candidates, refused = _candidates(exact, images)
-    sound: list[ChannelGroup] = []
-    pruned, silenced = copy.deepcopy(exact), copy.deepcopy(exact)
-    for group in candidates:
-        why = _fault(pruned, silenced, exact, group, images)
-        if why is None:
-            sound.append(group)
-            continue
-        refused.append((group.root, why))
-        pruned, silenced = copy.deepcopy(exact), copy.deepcopy(exact)
-    return Groups(tuple(sound), tuple(refused))
+    sound, faulty = _proven(exact, candidates, images)
+    return Groups(tuple(sound), (*refused, *faulty))
 
 
 def remove_channels(model: nn.Module, removed: Sequence[tuple[ChannelGroup, Sequence[int]]], images: Tensor) -> None:
@@ -151,15 +143,31 @@ def _described(graph: Any, found: Any, names: dict[nn.Module, str]) -> ChannelGr
     return ChannelGroup(names[root], tuple(makers), tuple(readers), units)
 
 
-def _fault(pruned: nn.Module, silenced: nn.Module, full: nn.Module, group: ChannelGroup, images: Tensor) -> str | None:
-    """Why a group cannot be pruned; None where it can. Both copies have half of its channels less afterwards."""
-    positions = range(0, len(group.units), 2) if len(group.units) > 1 else ()
-    if not positions:
+def _proven(
+    model: nn.Module, groups: Sequence[ChannelGroup], images: Tensor
+) -> tuple[list[ChannelGroup], list[tuple[str, str]]]:
+    """Groups that pass the test together are sound; of those that do not, each half is tried."""
+    why = _fault(model, groups, images)
+    if why is None:
+        return list(groups), []
+    if len(groups) == 1:
+        return [], [(groups[0].root, why)]
+    middle = len(groups) // 2
+    (first, faults), (second, more) = (_proven(model, half, images) for half in (groups[:middle], groups[middle:]))
+    return first + second, faults + more
+
+
+def _fault(model: nn.Module, groups: Sequence[ChannelGroup], images: Tensor) -> str | None:
+    """Why half of the channels of these groups cannot be removed; None where they can."""
+    if any(len(group.units) == 1 for group in groups):
         return "one channel only"
+    removed = [(group, range(0, len(group.units), 2)) for group in groups]
+    pruned, silenced = copy.deepcopy(model), copy.deepcopy(model)
     try:
-        remove_channels(pruned, [(group, positions)], images)
-        changed_shapes(pruned, full)
-        _silence(silenced, group, positions)
+        remove_channels(pruned, removed, images)
+        changed_shapes(pruned, model)
+        for group, positions in removed:
+            _silence(silenced, group, positions)
         if same_outputs(silenced, pruned, images, EXACT):
             return None
         return "other layers depend on these channels in a way that cannot be followed"

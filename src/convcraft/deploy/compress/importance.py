@@ -118,10 +118,10 @@ class _Gates:
         self.given: dict[str, Tensor] = {}
 
     def of_units(self, group: ChannelGroup) -> Tensor:
-        """float32 [B, U]."""
+        """[B, U]."""
         unit_of = {channel: number for number, unit in enumerate(group.units) for channel in unit}
-        num_images = len(next(iter(self.of_channel.values())))
-        total = torch.zeros(num_images, len(group.units))
+        any_change = self.of_channel[group.readers[0].path]
+        total = any_change.new_zeros(len(any_change), len(group.units))
         for reader in group.readers:
             changes = self.of_channel[reader.path][:, list(reader.channels)]
             total.index_add_(1, torch.tensor([unit_of[of] for of in reader.of]), changes)

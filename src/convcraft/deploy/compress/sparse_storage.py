@@ -71,8 +71,8 @@ def pack(tensors: Mapping[str, Tensor]) -> bytes:
             entry[kind] = {"deflated": part.deflated}
             parts[f"{number}.{kind}"] = torch.from_numpy(part.content)
         described.append(entry)
-    metadata = {"format": FORMAT, "version": str(VERSION), "tensors": json.dumps(described)}
-    return save(parts, metadata)
+    # one entry alone: safetensors writes several in an order of chance
+    return save(parts, {FORMAT: json.dumps({"version": VERSION, "tensors": described})})
 
 
 def unpack(content: bytes, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
@@ -138,10 +138,10 @@ def _described(content: bytes) -> list[dict[str, Any]]:
     if len(content) < 8 or not 0 < length <= min(MAX_HEADER_BYTES, len(content) - 8):
         raise _damaged("no header, or one that is longer than it may be")
     try:
-        metadata = json.loads(content[8 : 8 + length])["__metadata__"]
-        if metadata["format"] != FORMAT or metadata["version"] != str(VERSION):
-            raise _damaged(f"format {metadata['format']!r}, version {metadata['version']!r}")
-        described = json.loads(metadata["tensors"])
+        stated = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][FORMAT])
+        if stated["version"] != VERSION:
+            raise _damaged(f"version {stated['version']!r}, this convcraft reads {VERSION}")
+        described = stated["tensors"]
         if not isinstance(described, list) or not all(_is_sound(entry) for entry in described):
             raise _damaged("descriptions of tensors that make no sense")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -187,7 +187,7 @@ def _restored(entry: dict[str, Any], found: dict[str, Tensor | None]) -> Tensor:
         rows[is_set] = values.reshape(size, -1).T
     if dtype is torch.bool and rows.size and rows.max() > 1:
         raise _damaged(f"{entry['name']}: truth values other than 0 and 1")
-    flat = torch.from_numpy(np.ascontiguousarray(rows).reshape(-1)).view(dtype)
+    flat = torch.from_numpy(np.array(rows, order="C").reshape(-1)).view(dtype)
     return flat.reshape(entry["shape"])
 
 
