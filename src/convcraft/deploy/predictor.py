@@ -67,14 +67,16 @@ class Predictor:
             return open_session(bundle, given, allow_native_code=allow_native_code)
 
         choice = remembered_choice(bundle)
+        at_once = batch_size or (BATCH_SIZE if choice is None else choice.batch_size)
         session = start(runtime or (Runtime() if choice is None else choice.runtime))
         if probe_again or recall(bundle, PASSED) is not True:
-            refuse_failed(bundle, try_probes(bundle, session))
+            refuse_failed(bundle, try_probes(bundle, session, at_once))
             remember(bundle, PASSED, True)
         if choice is None and measure and (runtime is None or batch_size is None):
-            choice = choose_runtime(bundle, start)
+            choice = choose_runtime(bundle, lambda given: _telling(bundle, start(given)))
+            at_once = batch_size or choice.batch_size
             session = session if runtime is not None else start(choice.runtime)
-        return cls(bundle, session, batch_size or (BATCH_SIZE if choice is None else choice.batch_size))
+        return cls(bundle, _telling(bundle, session), at_once)
 
     @property
     def preprocess(self) -> Preprocess:
@@ -113,8 +115,7 @@ def open_session(bundle: Bundle, runtime: Runtime, *, allow_native_code: bool = 
     """Start a bundle's network.
 
     Raises:
-        UserError: machine code that was not allowed, a runtime that is not installed, or one that refuses the file; and
-            from the session, where the runtime fails on the way.
+        UserError: machine code that was not allowed, a runtime that is not installed, or one that refuses the file.
     """
     form = bundle.form
     if form.native_code and not allow_native_code:
@@ -127,7 +128,7 @@ def open_session(bundle: Bundle, runtime: Runtime, *, allow_native_code: bool = 
         fix = f'Install it with: pip install "convcraft[{extra}]"'
         raise UserError(f"{bundle.path}: format {form.name} without {form.package}", f"{form.package}", fix)
     try:
-        session = form.open(bundle.model, bundle.manifest.precision, runtime)
+        return form.open(bundle.model, bundle.manifest.precision, runtime)
     except UserError:
         raise
     except Exception as error:  # each runtime has exceptions of its own
@@ -135,13 +136,17 @@ def open_session(bundle: Bundle, runtime: Runtime, *, allow_native_code: bool = 
         fix = f"It was made with {form.package} {bundle.manifest.made_with.get(form.package)}; try that version."
         raise UserError(received, "a model that it can load", fix) from error
 
+
+def _telling(bundle: Bundle, session: Session) -> Session:
+    """The session, with a UserError where its runtime fails on the way."""
+
     def run(inputs: NDArray[np.generic]) -> Outputs:
         try:
             return session(inputs)
         except UserError:
             raise
         except Exception as error:  # each runtime has exceptions of its own
-            received = f"{bundle.path}: {form.package} fails on {len(inputs)} at once ({_first_line(error)})"
+            received = f"{bundle.path}: {bundle.form.package} fails on {len(inputs)} at once ({_first_line(error)})"
             fix = "Try --batch-size 1, which needs the least memory."
             raise UserError(received, "a network that takes what its contract gives", fix) from error
 
