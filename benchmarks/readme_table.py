@@ -565,6 +565,34 @@ def base_install_rows(result: Result) -> Iterator[Row]:
     yield _row({**result, "met": all(result["met"].values())}, claim, figure)
 
 
+def runtime_speed_rows(result: Result) -> Iterator[Row]:
+    exact, int8 = result.get("fastest_without_loss"), result.get("fastest_int8")
+    if not exact or not int8 or int8["times_torch"] is None:
+        return
+    claim = Text(
+        "ResNet-18, 224 pixels, one image, against eager torch: in bfloat16 and in int8 (OpenVINO)",
+        "ResNet-18、224 像素、单张图像，与 torch eager 相比：bfloat16 与 int8（OpenVINO）",
+    )
+    half = result["speed"]["openvino bfloat16"]["1"]["times_torch"]
+    agree = result["cost_on_ants_bees"][int8["variant"]]["agreement"]
+    figure = Text(
+        f"{half:.2f} and {int8['times_torch']:.2f} times as fast; on 153 test photos {100 * agree:.1f} % equal answers",
+        f"{half:.2f} 倍与 {int8['times_torch']:.2f} 倍；153 张测试照片上 {100 * agree:.1f} % 的回答相同",
+    )
+    yield _row({**result, "met": all(result["met"].values())}, claim, figure)
+
+
+def export_parity_rows(result: Result) -> Iterator[Row]:
+    if "largest_difference" not in result:
+        return
+    networks, figure = len(result["networks"]), f"{result['largest_difference']:.1e}"
+    claim = Text(
+        f"Exports in float32 ({networks} networks, 500 real images each): difference of logits, of their range",
+        f"float32 导出（{networks} 个网络，各 500 张真实图像）：logit 的最大差异（占其范围之比）",
+    )
+    yield _row(result, claim, Text(figure, figure))
+
+
 MAKERS: dict[str, Callable[[Result], Iterator[Row]]] = {
     "mnist": mnist_rows,
     "digits": digits_rows,
@@ -588,6 +616,8 @@ MAKERS: dict[str, Callable[[Result], Iterator[Row]]] = {
     "report_size": report_size_rows,
     "bundle_mutants": mutants_rows,
     "base_install": base_install_rows,
+    "export_parity": export_parity_rows,
+    "runtime_speed": runtime_speed_rows,
     "explain_parity": explain_rows,
     "explain_deletion": deletion_rows,
     "kill_resume": kill_rows,

@@ -79,10 +79,10 @@ def test_other_text_is_none_of_it(content: bytes) -> None:
 
 
 def test_a_home_right_below_the_root_is_no_layer() -> None:
-    root = Private(("/root",), "root", "/tmp")
-    for content in (b"</root>", b"block/root/conv", b"/roots/x", b"root"):
+    root = Private(("/admin",), "admin", "/tmp")
+    for content in (b"</admin>", b"block/admin/conv", b"/admins/x", b"admin"):
         refuse_private({"x": content}, root)
-    for content in (b"-I/root/.pyenv", b'"/root/x"', b"/tmp/torchinductor_root/x"):
+    for content in (b"-I/admin/.pyenv", b'"/admin/x"', b"/tmp/torchinductor_admin/x"):
         with pytest.raises(UserError):
             refuse_private({"x": content}, root)
 

@@ -167,7 +167,9 @@ def anchors(page: Path) -> set[str]:
 
 def test_settings_table_is_that_of_the_code() -> None:
     """docs/training.md, docs/finetuning.md and docs/compress.md list every setting with its default."""
-    text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("training.md", "finetuning.md", "compress.md"))
+    text = "".join(
+        (ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("training.md", "finetuning.md", "compress.md")
+    )
     listed = {name: yaml.safe_load(value) for name, value in re.findall(r"^\| `(\w+\.\w+)` \| `(.+?)` \|", text, re.M)}
     sections = {key: value for key, value in RunConfig().to_dict().items() if isinstance(value, dict)}
     assert listed == {

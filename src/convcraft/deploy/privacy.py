@@ -19,7 +19,7 @@ from convcraft.errors import UserError
 
 EVERYBODYS = {"/", "/usr", "/usr/local", "/opt", "/opt/conda", "/opt/homebrew", "/var/tmp", "/tmp", "/private/tmp"}
 HOMES = rb"(?:/home|/Users|[\\/]Users|/var/home)[\\/]+"
-# "/root" also stands in paths of other things; behind a compiler's -I it is one.
+# The name of a folder right below the root also stands in other text; behind a compiler's -I it is a path.
 BEGIN_OF_PATH = rb"(?:(?<![\w.-])|(?<=-[IL]))"
 END_OF_NAME = rb"""(?=[\\/\s"':;,\0]|$)"""
 DEEPEST_ZIP = 3  # a zip in a zip in a zip
