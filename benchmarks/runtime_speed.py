@@ -6,7 +6,7 @@ Speed: ResNet-18 with random weights, batches of 1 and 16, every format and prec
 left out: minutes of compiler time) beside eager torch in float32, in turns, medians and quartiles over the rounds.
 
 What it costs: MobileNetV2 on the ants/bees photos (`finetune --method probe`, made here unless --run has one), exported
-in the same variants, each on all 153 test photos beside the run under torch: share of equal answers, points of accuracy.
+in the same variants, each on all 153 test photos beside the run under torch: share of equal answers and accuracy.
 "Without loss" is an accuracy at most 0.2 points lower and 99.5 % equal answers there; int8 may lose 1 point and must
 agree on 97 %.
 

@@ -1,7 +1,7 @@
 """Weights as they were trained, in safetensors, and what network they are of; run by torch and convcraft.
 
-bfloat16 halves the file and computes so, which processors with instructions for it do in half the time. What batch norms
-hold, and biases, stay float32 in the file.
+bfloat16 halves the file and computes so, which processors with instructions for it do in half the time. What batch
+norms hold, and biases, stay float32 in the file.
 """
 
 from __future__ import annotations
