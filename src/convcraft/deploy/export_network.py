@@ -91,7 +91,7 @@ class ExportNetwork(nn.Module):
         """A copy laid out as torch computes it fastest on a CPU: channels last.
 
         In bfloat16 all but the normalising is, which was quicker than autocast at the same change of the logits
-        (docs/export.md). Answers stay float32.
+        (docs/bundle.md). Answers stay float32.
         """
         network = copy.deepcopy(self, {id(self._source): self._source})
         if precision == "bfloat16":
