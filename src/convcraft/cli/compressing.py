@@ -22,8 +22,16 @@ def compress(
     ] = None,
     sparsity: Annotated[float | None, typer.Option(help="Share of the weights that become zero: 0.8.")] = None,
     distil: Annotated[bool, typer.Option("--distil", help="Learn from the run's own answers, too.")] = False,
+    target_latency: Annotated[
+        float | None, typer.Option(help="Search precisions and pruning until one image takes so many milliseconds.")
+    ] = None,
+    target_size: Annotated[
+        float | None, typer.Option(help="The same, until the model file has so many megabytes (10^6 bytes).")
+    ] = None,
+    max_drop: Annotated[float, typer.Option(help="Accuracy that the search may lose: 0.01 is one point.")] = 0.01,
     out: Annotated[Path | None, typer.Option(help="Folder of the new run; default RUN-pruned, -2 ...")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it was stopped.")] = False,
+    config: Annotated[Path | None, typer.Option(help="A config.yaml of a compressed run, to make it again.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the train images; 0: none.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
@@ -41,41 +49,51 @@ def compress(
     Examples: convcraft compress runs/photos --prune 0.5 --distil --out runs/photos-half
     convcraft compress runs/photos --into mobilenetv2_100
     convcraft compress runs/photos --sparsity 0.8
+    convcraft compress runs/photos --target-latency 5 --target-size 3
     """
+    if target_latency is not None or target_size is not None:
+        if run is None or resume or any(value is not None for value in (prune, into, sparsity, out)) or distil:
+            fix = "Leave them out: the search chooses. Or leave out --target-latency and --target-size."
+            raise UserError("targets with other ways to compress", "a run and its targets", fix)
+        _search(run, target_latency, target_size, max_drop, epochs, json_, quiet)
+        return
     from convcraft.config import RunConfig
     from convcraft.workflows.choose_config import first_free
     from convcraft.workflows.compress import compress as run_compress
-    from convcraft.workflows.compress_settings import choose_compression
+    from convcraft.workflows.compress_settings import choose_compression, repeat_compression
     from convcraft.workflows.console import make_console
 
-    if run is None and not resume:
+    if run is None and config is None and not resume:
         raise UserError("no RUN", "the run to make smaller", "Name a folder that `convcraft train` made.")
     if resume and out is None:
         raise UserError("--resume without --out", "the folder of the run to go on with", "Add --out RUN.")
-    if run is None:
-        chosen = RunConfig()
-        if any(value is not None for value in (prune, into, sparsity, epochs, batch_size, learning_rate, seed, set_)):
-            fix = "Give --out and --resume alone, or the whole command that started the run."
-            raise UserError("--resume with further settings", "a run's own settings", fix)
-    else:
-        chosen = choose_compression(
-            run,
-            prune=prune,
-            into=into,
-            sparsity=sparsity,
-            distil=distil,
-            data_dir=data_dir,
-            optim_settings={"learning_rate": learning_rate},
-            training_settings={
-                "epochs": epochs,
-                "batch_size": batch_size,
-                "seed": seed,
-                "device": None if device == "auto" else device,
-            },
-            assignments=set_ or (),
-        )
+    wishes = (prune, into, sparsity, distil or None)
+    changes: dict[str, Any] = {
+        "data_dir": data_dir,
+        "optim_settings": {"learning_rate": learning_rate},
+        "training_settings": {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "seed": seed,
+            "device": None if device == "auto" else device,
+        },
+        "assignments": set_ or (),
+    }
+    if config is not None:
+        if run is not None or any(wish is not None for wish in wishes):
+            fix = "Leave out RUN, --prune, --into, --sparsity and --distil: the file names them."
+            raise UserError("--config beside a run or what to do with it", "one of the two", fix)
+        chosen = repeat_compression(config, **changes)
+        out = out or first_free(config.absolute().parent)
+    elif run is not None:
+        chosen = choose_compression(run, prune=prune, into=into, sparsity=sparsity, distil=distil, **changes)
         ending = "pruned" if prune is not None else into if into is not None else "sparse"
         out = out or first_free(run.with_name(f"{run.absolute().name}-{ending}"))
+    else:
+        if any(value is not None for value in (*wishes, epochs, batch_size, learning_rate, seed, set_)):
+            fix = "Give --out and --resume alone, or the whole command that started the run."
+            raise UserError("--resume with further settings", "a run's own settings", fix)
+        chosen = RunConfig()
     assert out is not None
     result = run_compress(chosen, out, resume=resume, console=make_console(quiet))
     _print_compared(result.compared)
@@ -88,6 +106,38 @@ def compress(
     if json_:
         print_json(result.to_dict())
     if gate is not None and not gate.passed:
+        raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+def _search(
+    run: Path,
+    milliseconds: float | None,
+    megabytes: float | None,
+    max_drop: float,
+    epochs: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Print all variants, and the one that reaches the targets; end with 1 where none does."""
+    from convcraft.cli.printing import print_trade_off
+    from convcraft.workflows.console import make_console
+    from convcraft.workflows.search_variants import Targets, search_variants
+
+    size_bytes = None if megabytes is None else round(1e6 * megabytes)
+    targets = Targets(milliseconds=milliseconds, size_bytes=size_bytes, max_drop=max_drop)
+    console = make_console(quiet)
+    result = search_variants(run, targets, epochs=epochs, console=console)
+    print_trade_off(result.trade_off)
+    for note in result.notes:
+        console.print(note, highlight=False, markup=False)
+    if result.found is not None:
+        print(f"found        {result.found.name}: {result.found.command}")
+    else:
+        print("found        none: no variant reaches the targets without losing more than --max-drop")
+    print(f"next         convcraft report {run}  (draws them beside each other)")
+    if as_json:
+        print_json(result.to_dict())
+    if result.found is None:
         raise typer.Exit(EXIT_CHECK_FAILED)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from convcraft.cli.options import EXIT_CHECK_FAILED, Debug, Json, Quiet, RunFolder
-from convcraft.cli.printing import print_json
+from convcraft.cli.printing import print_json, print_trade_off
 
 
 def export(
@@ -59,11 +59,7 @@ def export(
         for sentence in () if exported.gate is None else exported.gate.sentences:
             print(f"gate         {sentence}")
     if result.trade_off is not None:
-        for variant, on_front in zip(result.trade_off.variants, result.trade_off.front, strict=True):
-            print(
-                f"{'best' if on_front else '':<5} {variant.name:<26} {variant.milliseconds:8.2f} ms  "
-                f"{variant.size_bytes / 1e6:8.2f} MB  {variant.accuracy:.2%} right  {variant.agreement:.2%} as trained"
-            )
+        print_trade_off(result.trade_off)
         print(f"next         convcraft report {run}  (draws them beside each other)")
     for note in result.notes:
         console.print(note, highlight=False, markup=False)

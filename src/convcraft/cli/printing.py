@@ -30,6 +30,15 @@ def print_answer(answer: Any, top: int) -> None:
     print(f"{answer.image}\t{shown or 'not readable: ' + str(answer.problem)}{warning}", flush=True)
 
 
+def print_trade_off(trade_off: Any) -> None:
+    """One line per variant; "best" stands before those that no other beats."""
+    for variant, on_front in zip(trade_off.variants, trade_off.front, strict=True):
+        print(
+            f"{'best' if on_front else '':<5} {variant.name:<26} {variant.milliseconds:8.2f} ms  "
+            f"{variant.size_bytes / 1e6:8.2f} MB  {variant.accuracy:.2%} right  {variant.agreement:.2%} as trained"
+        )
+
+
 def print_report(report: Any, measured_on: str) -> None:
     low, high = report.interval
     print(

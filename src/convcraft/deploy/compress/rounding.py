@@ -43,7 +43,7 @@ def mean_rounding_errors(network: ExportNetwork, images: NDArray[np.generic]) ->
     """By layer, float32 [outputs]: what its outputs rise by on average once its weights are rounded.
 
     Taken off the bias it no longer adds up from layer to layer. Depthwise convolutions gain most, where a channel has
-    few weights and their errors do not cancel: on MobileNetV2 the change of the logits halves (docs/export.md).
+    few weights and their errors do not cancel: on MobileNetV2 the change of the logits halves (docs/bundle.md).
     Source: Nagel, van Baalen, Blankevoort, Welling 2019, "Data-Free Quantization Through Weight Equalization and Bias
     Correction", arXiv 1906.04721, section 4.2; the means are measured on images, as in its appendix D.
 

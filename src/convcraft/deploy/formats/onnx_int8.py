@@ -2,7 +2,7 @@
 
 Weights have a scale per output channel, activations one per tensor (uint8 with a zero point). Their ranges are the
 least and largest values seen: on ResNet-20, ResNet-18 and MobileNetV2, entropy and percentiles came out level or worse
-(docs/export.md) and take many times the memory. An output is quantised where the next operator asks for it and not
+(docs/bundle.md) and take many times the memory. An output is quantised where the next operator asks for it and not
 otherwise, so that logits stay float32.
 """
 

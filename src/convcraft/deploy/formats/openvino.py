@@ -63,7 +63,7 @@ def quantised(model: Any, images: NDArray[np.generic], keep: Collection[str] = (
     """The OpenVINO model with weights and activations in int8, by NNCF.
 
     Ranges are the least and largest values: on ResNet-20, NNCF's own choice, means over batches, changed the logits
-    three times as much (docs/export.md). Its correction of biases is left out for `mean_rounding_errors`, after which
+    three times as much (docs/bundle.md). Its correction of biases is left out for `mean_rounding_errors`, after which
     it adds noise. All weights have 8 bits, also the first layer's, where NNCF would take 7 so that sums cannot overflow
     on processors without VNNI (before 2019); there the probes of a bundle show whether they do.
 
