@@ -49,6 +49,7 @@ from convcraft.deploy.compress.groups import ChannelGroup, find_groups
 from convcraft.deploy.compress.importance import Importance, Thinning, measure_importance
 from convcraft.deploy.compress.timing import ROUND_SECONDS
 from convcraft.models.batch_norm_folding import fold_batch_norms
+from convcraft.models.weights import load_weights
 from convcraft.statistics import mcnemar_exact, paired_difference_interval, wilson_interval
 from convcraft.training.run_folder import RunDescription, read_run, read_summary
 from convcraft.workflows.compress import compress
@@ -81,6 +82,8 @@ def main() -> None:
         folder = asked.runs or Path(temporary)
         runs = make_runs(folder, asked)
         networks = {name: load_model(run)[0] for name, run in runs.items()}
+        networks["published"] = copy.deepcopy(networks["before"])
+        load_weights(networks["published"], WEIGHTS)
         accuracies, paired = judge(runs, networks, asked.test_images)
         timed = {name: networks[name] for name in ("before", "pruned")}
         speeds = [speed_of(timed, batch_size) for batch_size in BATCH_SIZES]
@@ -128,7 +131,7 @@ def main() -> None:
 
 
 def make_runs(folder: Path, asked: argparse.Namespace) -> dict[str, RunDescription]:
-    """The four networks, as runs."""
+    """The networks that learn here, as runs."""
     adapt, afterwards = asked.epochs
     base = RunConfig().changed(
         data={"source": "cifar10", "data_dir": str(DATA), "labels_per_class": asked.images_per_class},
@@ -139,7 +142,8 @@ def make_runs(folder: Path, asked: argparse.Namespace) -> dict[str, RunDescripti
         schedule={"warmup_epochs": 0.1},
         training={"select": "last", "seed": 0},
     )
-    learn(base.changed(training={"epochs": 0}), folder / "published")
+    if asked.images_per_class is not None:
+        base = base.changed(data={"val_fraction": 0.01})
     learn(base.changed(training={"epochs": adapt}), folder / "before")
     pruned = choose_compression(
         folder / "before", prune=1 - LEFT, distil=True, training_settings={"epochs": afterwards}
@@ -153,7 +157,7 @@ def make_runs(folder: Path, asked: argparse.Namespace) -> dict[str, RunDescripti
         training={"epochs": afterwards},
     )
     learn(longer, folder / "longer")
-    return {name: read_run(folder / name) for name in ("published", "before", "pruned", "longer")}
+    return {name: read_run(folder / name) for name in ("before", "pruned", "longer")}
 
 
 def learn(config: RunConfig, run: Path) -> None:

@@ -21,7 +21,7 @@ from convcraft.training.stops import Interrupted
 from convcraft.workflows import compress as compress_workflow
 from convcraft.workflows.compress import compress
 from convcraft.workflows.compress_result import Compared
-from convcraft.workflows.compress_settings import choose_compression
+from convcraft.workflows.compress_settings import choose_compression, repeat_compression
 from convcraft.workflows.evaluate import evaluate
 from convcraft.workflows.load_model import load_model
 from convcraft.workflows.train import train
@@ -239,6 +239,11 @@ def test_the_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert any(line.startswith("gate ") for line in lines)
     assert told["run"] == str(out)
 
+    again = tmp_path / "again"
+    with pytest.raises(SystemExit):
+        main(["compress", "--config", str(out / "config.yaml"), "--out", str(again), "--quiet"])
+    assert read_summary(again)["weights_sha256"] == told["weights_sha256"]
+
 
 def test_the_command_wants_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["compress"], ["compress", "--resume"], ["compress", "nowhere", "--prune", "0.5"]):
@@ -246,6 +251,11 @@ def test_the_command_wants_a_run(capsys: pytest.CaptureFixture[str]) -> None:
             main(arguments)
         assert left.value.code == 2
     assert "no RUN" in capsys.readouterr().err
+
+
+def test_a_configuration_that_compresses_nothing_is_refused(source: Path) -> None:
+    with pytest.raises(UserError, match="names no run"):
+        repeat_compression(source / "config.yaml")
 
 
 def test_networks_take_turns_when_they_are_timed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from convcraft.config import RunConfig
 from convcraft.data.dataset import Recorded, TrainingData, prepare_training_data
 from convcraft.data.durable_files import write_json
-from convcraft.data.loader import eval_batches
+from convcraft.data.image_set import ImageSet
+from convcraft.data.loader import Batch, eval_batches
 from convcraft.data.sample import Progress
 from convcraft.data.spread import spread
 from convcraft.deploy.compress.blocks import removable_blocks
@@ -192,22 +194,28 @@ def _start(
 def _pruned(config: RunConfig, was: nn.Module, data: TrainingData, progress: Progress) -> Pruned:
     compress, shape = config.compress, (data.preprocess.channels, data.preprocess.height, data.preprocess.width)
     assert compress.prune is not None
-    progress(0, 3, "following channels")
+    progress(0, 0, "following channels")
     groups = find_groups(was, shape).sound
     blocks = removable_blocks(was, _images(data, CHECK_IMAGES))
     if not groups and not blocks:
         fix = "Use --into or --sparsity for this network."
         raise UserError(f"{config.model.name} has no channels that can be removed", "a network of plain layers", fix)
-    progress(1, 3, "following channels")
     some = data.train.subset(spread(len(data.train), compress.importance_images))
     task = task_of(config, data.train, len(data.classes))
-    batches = eval_batches(some, IMPORTANCE_BATCH, config.data.num_workers)
-    importance = measure_importance(was, groups, blocks, batches, task.loss)
-    progress(2, 3, "following channels")
+    importance = measure_importance(was, groups, blocks, _shown(some, config.data.num_workers, progress), task.loss)
     limits = Limits(compress.largest_cut, compress.channel_multiple, compress.thinning_worth)
     pruned = prune_channels(was, shape, groups, importance, left=1 - compress.prune, limits=limits)
-    progress(3, 3, "following channels")
     return pruned
+
+
+def _shown(images: ImageSet, num_workers: int, progress: Progress) -> Iterator[Batch]:
+    """Batches of train images, as evaluation sees them, with a bar."""
+    done = 0
+    for batch in eval_batches(images, IMPORTANCE_BATCH, num_workers):
+        progress(done, len(images), "measuring importance")
+        yield batch
+        done += len(batch.images)
+    progress(done, len(images), "measuring importance")
 
 
 def _told(pruned: Pruned) -> str:

@@ -79,6 +79,28 @@ def choose_compression(
     return assign(config, assignments)
 
 
+def repeat_compression(
+    file: Path,
+    *,
+    data_dir: str | None = None,
+    optim_settings: dict[str, Any] | None = None,
+    training_settings: dict[str, Any] | None = None,
+    assignments: Sequence[str] = (),
+) -> RunConfig:
+    """The settings of a config.yaml that `compress` wrote, with some changed.
+
+    Raises:
+        UserError: no such file, or one of a run that was not made smaller.
+    """
+    config = RunConfig.load(file)
+    if config.compress.source is None:
+        fix = "Name a finished run and what to do with it: convcraft compress RUN --prune 0.5"
+        raise UserError(f"{file} names no run to make smaller", "the config.yaml of a compressed run", fix)
+    return assign(
+        config.changed(data={"data_dir": data_dir}, optim=optim_settings, training=training_settings), assignments
+    )
+
+
 def _refuse(run: RunDescription, prune: float | None, into: str | None, sparsity: float | None, distil: bool) -> None:
     if prune is None and into is None and sparsity is None:
         fix = "Add --prune 0.5, --into NETWORK or --sparsity 0.8."

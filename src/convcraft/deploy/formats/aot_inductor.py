@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from convcraft.deploy.export_network import ExportNetwork
 
 COMPILERS = ("c++", "g++", "clang++")
-WITHOUT_DEBUGGING = {"aot_inductor.enable_line_tables": False, "aot_inductor.debug_symbols": False}
+SETTINGS = {
+    "freezing": True,  # weights are laid out for the processor once and for all
+    "aot_inductor.enable_line_tables": False,
+    "aot_inductor.debug_symbols": False,
+}
 SOURCES, LIBRARIES = (".cpp", ".h", ".o"), (".so", ".dylib", ".pyd", ".dll")
 
 
@@ -48,9 +52,8 @@ def write(network: ExportNetwork, images: NDArray[np.generic], precision: str) -
 
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / pt2.FILE
-        torch._inductor.aoti_compile_and_package(
-            pt2.exported(network), package_path=str(path), inductor_configs=WITHOUT_DEBUGGING
-        )
+        program = pt2.exported(network.for_torch(precision))
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=SETTINGS)
         return {pt2.FILE: without_origin(path.read_bytes())}
 
 
@@ -100,7 +103,7 @@ FORMAT = Format(
     name="aot-inductor",
     description="machine code for processors like this one, run by torch",
     files=(pt2.FILE,),
-    precisions=("float32",),
+    precisions=("float32", "bfloat16"),
     package="torch",
     base=False,
     native_code=True,

@@ -32,7 +32,7 @@ def write(network: ExportNetwork, images: NDArray[np.generic], precision: str) -
     import torch
 
     stream = io.BytesIO()
-    torch.export.save(exported(network), stream)
+    torch.export.save(exported(network.for_torch(precision)), stream)
     return {FILE: stream.getvalue()}
 
 
@@ -81,7 +81,7 @@ FORMAT = Format(
     name="pt2",
     description="torch.export's program, for going on in PyTorch",
     files=(FILE,),
-    precisions=("float32",),
+    precisions=("float32", "bfloat16"),
     package="torch",
     base=False,
     native_code=True,
