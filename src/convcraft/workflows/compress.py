@@ -204,8 +204,7 @@ def _pruned(config: RunConfig, was: nn.Module, data: TrainingData, progress: Pro
     task = task_of(config, data.train, len(data.classes))
     importance = measure_importance(was, groups, blocks, _shown(some, config.data.num_workers, progress), task.loss)
     limits = Limits(compress.largest_cut, compress.channel_multiple, compress.thinning_worth)
-    pruned = prune_channels(was, shape, groups, importance, left=1 - compress.prune, limits=limits)
-    return pruned
+    return prune_channels(was, shape, groups, importance, left=1 - compress.prune, limits=limits)
 
 
 def _shown(images: ImageSet, num_workers: int, progress: Progress) -> Iterator[Batch]:
