@@ -19,6 +19,7 @@ from convcraft.config import RunConfig
 from convcraft.data.durable_files import read_json, write_json
 from convcraft.data.sample import Progress
 from convcraft.deploy.bundle import is_bundle
+from convcraft.deploy.formats.form import Runtime
 from convcraft.deploy.judges import Judges
 from convcraft.deploy.machine import processor_name
 from convcraft.deploy.predictor import Predictor
@@ -131,7 +132,7 @@ def _of_bundles(run: RunDescription, prefix: str, notes: list[str]) -> Iterator[
         if not is_bundle(path):
             continue
         try:
-            predictor = Predictor.open(path, batch_size=BATCH_SIZE)
+            predictor = Predictor.open(path, runtime=Runtime(), batch_size=BATCH_SIZE)
         except UserError as error:
             notes.append(f"{path.name} was left out: {error.received}")
             continue
