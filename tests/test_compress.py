@@ -90,7 +90,7 @@ def test_a_pruned_run_is_a_complete_run(residual: Path, tmp_path: Path) -> None:
     evaluated = evaluate(run, console=QUIET)
     assert evaluated.proof is not None
     assert evaluated.proof.before.label == "resnet20_cifar as it was"
-    assert evaluated.proof.after.label == "resnet20_cifar, pruned and distilled"
+    assert evaluated.proof.after.label == "resnet20_cifar, pruned, distilled"
     assert evaluated.proof.before.num_correct == evaluate(source, console=QUIET).report.num_correct
     assert verify(run, console=QUIET).passed
 

@@ -160,10 +160,10 @@ def _begin(
 
 
 def _label(config: RunConfig) -> str:
-    """ "resnet20_cifar, pruned and distilled"."""
+    """ "resnet20_cifar, pruned, distilled"."""
     compress = config.compress
     done = {"pruned": compress.prune, "sparse": compress.sparsity, "distilled": compress.distil or None}
-    return f"{config.model.name}, {' and '.join(word for word, value in done.items() if value is not None)}"
+    return ", ".join([config.model.name, *(word for word, value in done.items() if value is not None)])
 
 
 def _start(

@@ -80,9 +80,7 @@ def remove_channels(model: nn.Module, removed: Sequence[tuple[ChannelGroup, Sequ
         removed: groups with the positions of the units to remove; never all of a group.
         images: any that the network takes, of its own type.
     """
-    import torch_pruning
-
-    graph = torch_pruning.DependencyGraph().build_dependency(model, images, verbose=False)
+    graph = _followed(model, images)
     for group, positions in removed:
         channels = sorted(channel for position in positions for channel in group.units[position])
         if channels:
@@ -91,12 +89,17 @@ def remove_channels(model: nn.Module, removed: Sequence[tuple[ChannelGroup, Sequ
             graph.get_pruning_group(root, prune, channels).prune()
 
 
-def _candidates(model: nn.Module, images: Tensor) -> tuple[list[ChannelGroup], list[tuple[str, str]]]:
-    import torch_pruning
+def _followed(model: nn.Module, images: Tensor) -> Any:
+    """torch-pruning's graph of a network."""
+    from torch_pruning import DependencyGraph  # of the extra `compress`
 
+    return DependencyGraph().build_dependency(model, images, verbose=False)
+
+
+def _candidates(model: nn.Module, images: Tensor) -> tuple[list[ChannelGroup], list[tuple[str, str]]]:
     fixed = list(classifiers(model).values())
     try:
-        graph = torch_pruning.DependencyGraph().build_dependency(model, images, verbose=False)
+        graph = _followed(model, images)
         found = list(graph.get_all_groups(ignored_layers=fixed, root_module_types=(nn.Conv2d, nn.Linear)))
     except (*MISFITS, NotImplementedError) as error:
         fix = "Use --sparsity or --into, which work with any network."
