@@ -31,8 +31,9 @@ def write(network: ExportNetwork, images: NDArray[np.generic], precision: str) -
     """model.pt2; any batch size."""
     import torch
 
+    plain = network.for_torch(precision).to(memory_format=torch.contiguous_format)  # as torch.export.save wants weights
     stream = io.BytesIO()
-    torch.export.save(exported(network.for_torch(precision)), stream)
+    torch.export.save(exported(plain), stream)
     return {FILE: stream.getvalue()}
 
 
@@ -74,7 +75,8 @@ def open_session(files: Files, precision: str, runtime: Runtime) -> Session:
 
     from convcraft.deploy.formats.torch_session import torch_session
 
-    return torch_session(torch.export.load(io.BytesIO(files[FILE])).module(), runtime)
+    program = torch.export.load(io.BytesIO(files[FILE])).module()
+    return torch_session(program.to(memory_format=torch.channels_last), runtime)
 
 
 FORMAT = Format(
