@@ -6,13 +6,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from exported import small_network
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import nn
 
 from convcraft.config import ModelConfig
@@ -22,7 +25,7 @@ from convcraft.deploy.export_network import ExportNetwork
 from convcraft.deploy.formats import onnx
 from convcraft.deploy.formats.catalogue import FORMATS, find_format
 from convcraft.deploy.formats.form import Format, Runtime, Session
-from convcraft.deploy.judges import source_outputs
+from convcraft.deploy.judges import session_outputs, source_outputs
 from convcraft.deploy.machine import package_version
 from convcraft.deploy.privacy import refuse_private
 from convcraft.deploy.probes import drawing
@@ -30,7 +33,7 @@ from convcraft.evaluation.outputs import Outputs
 
 NUM_IMAGES = 32
 # Of the range of the logits; least share of images with the same first class.
-BOUNDS = {"float32": (1e-4, 1.0), "bfloat16": (0.05, 0.9), "int8": (0.2, 0.8)}
+BOUNDS = {"float32": (1e-4, 1.0), "bfloat16": (0.1, 0.85), "int8": (0.2, 0.8)}
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ CASES = {
 }
 QUICK = ("grey digits", "grey pixels, features")
 COMPILED = "aot-inductor"  # minutes
+CHAOTIC = "depthwise pixels", "int8"  # random weights make much of any noise: `test_published_weights_in_int8`
 
 
 @pytest.fixture(autouse=True)
@@ -127,6 +131,8 @@ def variants() -> list[object]:
         for name in FORMATS:
             for precision in find_format(name).precisions:
                 slow = case not in QUICK or name == COMPILED or (name, precision) == ("openvino", "int8")
+                if (case, precision) == CHAOTIC:
+                    continue
                 if name != COMPILED or case == "grey pixels, features":
                     marks = [pytest.mark.slow] if slow else []
                     found.append(pytest.param(case, name, precision, marks=marks, id=f"{case}-{name}-{precision}"))
@@ -240,11 +246,31 @@ def test_layers_that_are_given_back_make_no_noise(name: str) -> None:
         form.check(files)
         logits = form.open(files, "int8", Runtime(1))(inputs).logits
         noise.append(float(np.sqrt(np.mean((logits - expected) ** 2))))
-        sizes.append(sum(map(len, files.values())))
+        sizes.append(max(map(len, files.values())))
     assert noise[0] > noise[2]
     assert sizes == sorted(sizes)
-    assert noise[2] <= 1e-5 * np.ptp(expected) or name == "onnx"  # ONNX Runtime also rounds sums and maxima
+    assert noise[2] <= 1e-5 * np.ptp(expected)
     assert quantise(()) == files_of("grey digits", name, "int8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_published_weights_in_int8(name: str, data_dir: Path) -> None:
+    """MobileNetV2 trained on ImageNet, calibrated on 32 photos, asked about 32 others."""
+    model = timm.create_model("mobilenetv2_100", pad_type="same")
+    model.load_state_dict(load_file(data_dir / "weights" / "mobilenetv2_100_imagenet.safetensors"))
+    contract = Preprocess(height=224, width=224, channels=3, crop_fraction=0.875, mean=(0.5,), std=(0.5,))
+    network, photos = ExportNetwork(model.eval(), contract), data_dir / "hymenoptera"
+    seen, fresh = (
+        np.stack([contract.pixels(photo) for photo in sorted((photos / split).rglob("*.jpg"))[::4][:32]])
+        for split in ("train", "val")
+    )
+    form = form_of(name)
+    session = form.open(form.write(network, network.inputs_of(seen), "int8"), "int8", Runtime())
+    expected = source_outputs(network, fresh).logits
+    logits = session_outputs(session, network, fresh).logits
+    assert np.sqrt(np.mean((logits - expected) ** 2)) < 0.12 * expected.std()
+    assert (logits.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.85
 
 
 def test_layers_have_their_names_in_onnx() -> None:

@@ -31,6 +31,7 @@ XML, WEIGHTS = "model.xml", "model.bin"
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}  # int8: of what stays unquantised
 FIXED_SIZES = (1,)  # batches that get a network of their own: with a fixed size it is planned better
 BATCH_SIZE = 16
+AVERAGES = ["AvgPool", "ReduceMean"]
 WITHOUT_BIAS = "/WithoutBiases"  # what OpenVINO puts behind the name of a layer whose bias became a node of its own
 
 
@@ -53,8 +54,10 @@ def quantiser(network: ExportNetwork, images: NDArray[np.generic]) -> Quantise:
     errors = mean_rounding_errors(network, images)
 
     def quantise(keep: Collection[str]) -> dict[str, bytes]:
-        corrected = _converted(without_rounding_errors(model, errors, keep))
-        return _saved(quantised(corrected, images, keep), half=False)
+        corrected = without_rounding_errors(model, errors, keep)
+        # OpenVINO calls the last layer by its output where it has no bias.
+        named = [name for node in corrected.graph.node if node.name in keep for name in (node.name, *node.output)]
+        return _saved(quantised(_converted(corrected), images, named), half=False)
 
     return quantise
 
@@ -68,7 +71,8 @@ def quantised(model: Any, images: NDArray[np.generic], keep: Collection[str] = (
     on processors without VNNI (before 2019); there the probes of a bundle show whether they do.
 
     Args:
-        keep: layers that stay in floating point.
+        keep: layers that stay in floating point. Where there are any, averages do too: NNCF would round their inputs
+            even between two such layers.
     """
     with no_telemetry():
         import nncf
@@ -84,7 +88,7 @@ def quantised(model: Any, images: NDArray[np.generic], keep: Collection[str] = (
             nncf.Dataset(batches),
             subset_size=len(images),
             preset=nncf.QuantizationPreset.MIXED,
-            ignored_scope=nncf.IgnoredScope(names=kept) if kept else None,
+            ignored_scope=nncf.IgnoredScope(names=kept, types=AVERAGES, validate=False) if kept else None,
             advanced_parameters=AdvancedQuantizationParameters(
                 disable_bias_correction=True,
                 overflow_fix=OverflowFix.DISABLE,
