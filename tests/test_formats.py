@@ -280,6 +280,22 @@ def test_layers_have_their_names_in_onnx() -> None:
     assert named == set(layers_of(network_of("grey digits")))
 
 
+def test_onnx_int8_stays_in_8_bits_through_a_block() -> None:
+    """A sum in float32 between two convolutions makes ONNX Runtime slower than all in float32."""
+    onnx_package = pytest.importorskip("onnx")
+    graph = onnx_package.load_from_string(files_of("residual", "onnx", "int8")["model.onnx"]).graph
+    made_by = {output: node for node in graph.node for output in node.output}
+    used_by = {name: node for node in graph.node for name in node.input}
+    sums = [node for node in graph.node if node.op_type == "Add"]
+    assert len(sums) == 9
+    for node in graph.node:
+        if node.op_type in ("Conv", "Add"):
+            assert {made_by[name].op_type for name in node.input[:2]} == {"DequantizeLinear"}
+            after = used_by[node.output[0]]
+            after = used_by[after.output[0]] if after.op_type == "Relu" else after
+            assert after.op_type in ("QuantizeLinear", "ReduceMean")
+
+
 def test_the_network_itself_is_left_as_it_was() -> None:
     """Formats for torch work on a copy in another layout and type."""
     network = network_of("residual")

@@ -75,6 +75,6 @@ def quantised(model: Any, ranges: Any, keep: Collection[str] = ()) -> bytes:
 
 def _operators() -> list[str]:
     """All that it can quantise, in a fixed order, so that the same network gives the same bytes."""
-    from onnxruntime.quantization.registry import QDQRegistry
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-    return sorted(QDQRegistry)
+    return sorted({*QDQRegistry, *QLinearOpsRegistry})
