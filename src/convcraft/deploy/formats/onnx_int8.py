@@ -17,7 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convcraft.deploy.formats.onnx_layers import LAYERS
+
 BATCH_SIZE = 16
+SUM, JOINING = "Add", "Concat"
 
 
 def activation_ranges(model: Any, input_name: str, images: NDArray[np.generic]) -> Any:
@@ -50,7 +53,7 @@ def quantised(model: Any, ranges: Any, keep: Collection[str] = ()) -> bytes:
     """The model in int8.
 
     Args:
-        model: an onnx.ModelProto in float32. ranges: of `activation_ranges`. keep: names of nodes that stay in float32.
+        model: an onnx.ModelProto in float32. ranges: of `activation_ranges`. keep: layers that stay in float32.
     """
     from onnx.shape_inference import infer_shapes
     from onnxruntime.quantization import QuantType
@@ -65,7 +68,7 @@ def quantised(model: Any, ranges: Any, keep: Collection[str] = ()) -> bytes:
         activation_qType=QuantType.QUInt8,
         tensors_range=ranges,
         nodes_to_quantize=[],  # all
-        nodes_to_exclude=list(keep),
+        nodes_to_exclude=_kept(model, keep),
         op_types_to_quantize=operators,
         extra_options={"OpTypesToExcludeOutputQuantization": operators},
     )
@@ -73,8 +76,31 @@ def quantised(model: Any, ranges: Any, keep: Collection[str] = ()) -> bytes:
     return bytes(quantizer.model.model.SerializeToString())
 
 
-def _operators() -> list[str]:
-    """All that it can quantise, in a fixed order, so that the same network gives the same bytes."""
-    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+def _kept(model: Any, keep: Collection[str]) -> list[str]:
+    """Names of nodes: the layers, what is behind them up to the next sum, and what works for them alone, such as a
+    concatenation before a classifier: in 8 bits these would round what was spared. What comes behind the sum has 8 bits
+    again, or one layer would take a whole residual network with it."""
+    nodes = list(model.graph.node)  # in the order in which they compute
+    spared = {node.name for node in nodes if node.name in keep}
+    whole: set[str] = set()
+    for node in nodes:
+        if node.name in spared or (node.op_type not in LAYERS and whole.intersection(node.input)):
+            spared.add(node.name)
+            if node.op_type != SUM:
+                whole.update(node.output)
+    users: dict[str, set[str]] = {}
+    for node in reversed(nodes):
+        used_by = set().union(*(users.get(output, set()) for output in node.output))
+        if node.op_type not in LAYERS and used_by and used_by <= spared:
+            spared.add(node.name)
+        for name in node.input:
+            users.setdefault(name, set()).add(node.name)
+    return [node.name for node in nodes if node.name in spared]
 
-    return sorted({*QDQRegistry, *QLinearOpsRegistry})
+
+def _operators() -> list[str]:
+    """What is computed in 8 bits, in a fixed order, so that the same network gives the same bytes. A sum or a joining in
+    float32 between two convolutions would make them slower than all in float32."""
+    from onnxruntime.quantization.registry import QDQRegistry
+
+    return sorted({*QDQRegistry, SUM, JOINING})
