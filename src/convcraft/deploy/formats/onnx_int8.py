@@ -99,8 +99,8 @@ def _kept(model: Any, keep: Collection[str]) -> list[str]:
 
 
 def _operators() -> list[str]:
-    """What is computed in 8 bits, in a fixed order, so that the same network gives the same bytes. A sum or a joining in
-    float32 between two convolutions would make them slower than all in float32."""
+    """What is computed in 8 bits, in a fixed order, so that the same network gives the same bytes. A sum or a joining
+    in float32 between two convolutions would make them slower than all in float32."""
     from onnxruntime.quantization.registry import QDQRegistry
 
     return sorted({*QDQRegistry, SUM, JOINING})
