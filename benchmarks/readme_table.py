@@ -593,6 +593,23 @@ def export_parity_rows(result: Result) -> Iterator[Row]:
     yield _row(result, claim, Text(figure, figure))
 
 
+def prune_rows(result: Result) -> Iterator[Row]:
+    bars, test = result.get("bars"), result.get("test")
+    if not bars or not test:
+        return
+    claim = Text(
+        "Half of the multiply-adds of ResNet-56 pruned (CIFAR-10 JPEG files): test accuracy, speed, file",
+        "ResNet-56 剪去一半乘加（CIFAR-10，JPEG 文件）：测试准确率、速度、文件大小",
+    )
+    before = max(test["before"]["accuracy"], test["longer"]["accuracy"])
+    after, speed, size = test["pruned"]["accuracy"], bars["speed"], bars["file_bytes_left"]
+    figure = Text(
+        f"{100 * after:.2f} % for {100 * before:.2f} %; {speed:.2f} times the speed; {100 * size:.0f} % of its bytes",
+        f"{100 * after:.2f} %（剪枝前 {100 * before:.2f} %）；{speed:.2f} 倍速度；文件为原来的 {100 * size:.0f} %",
+    )
+    yield _row({**result, "met": all(result["met"].values())}, claim, figure)
+
+
 MAKERS: dict[str, Callable[[Result], Iterator[Row]]] = {
     "mnist": mnist_rows,
     "digits": digits_rows,
@@ -618,6 +635,7 @@ MAKERS: dict[str, Callable[[Result], Iterator[Row]]] = {
     "base_install": base_install_rows,
     "export_parity": export_parity_rows,
     "runtime_speed": runtime_speed_rows,
+    "prune_resnet56": prune_rows,
     "explain_parity": explain_rows,
     "explain_deletion": deletion_rows,
     "kill_resume": kill_rows,

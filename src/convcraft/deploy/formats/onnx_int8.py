@@ -23,11 +23,12 @@ BATCH_SIZE = 16
 SUM, JOINING = "Add", "Concat"
 
 
-def activation_ranges(model: Any, input_name: str, images: NDArray[np.generic]) -> Any:
+def activation_ranges(model: Any, input_name: str, images: NDArray[np.generic], method: str = "MinMax") -> Any:
     """Least and largest value of every activation over the images, as onnxruntime.quantization keeps them.
 
     Args:
         model: an onnx.ModelProto in float32. images: [N, ...] as it takes them.
+        method: a name of onnxruntime's CalibrationMethod; Entropy and Percentile leave rare values out.
     """
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
 
@@ -43,7 +44,7 @@ def activation_ranges(model: Any, input_name: str, images: NDArray[np.generic]) 
         file, watched = Path(folder) / "float32.onnx", Path(folder) / "watched.onnx"
         file.write_bytes(model.SerializeToString())
         calibrator = create_calibrator(
-            file, _operators(), augmented_model_path=str(watched), calibrate_method=CalibrationMethod.MinMax
+            file, _operators(), augmented_model_path=str(watched), calibrate_method=CalibrationMethod[method]
         )
         calibrator.collect_data(Batches())
         return calibrator.compute_data()
