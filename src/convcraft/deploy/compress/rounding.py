@@ -89,23 +89,30 @@ def layer_sensitivity(network: ExportNetwork, images: NDArray[np.generic]) -> tu
 
 def rounded_weights(weight: Tensor) -> Tensor:
     """To 255 steps for each output (the first dimension), even around 0: what ONNX Runtime and NNCF do."""
-    largest = weight.flatten(1).abs().amax(dim=1).clamp_min(TINIEST)
-    step = (largest / WEIGHT_STEPS).reshape(-1, *[1] * (weight.ndim - 1))
+    step = weight_steps(weight).reshape(-1, *[1] * (weight.ndim - 1))
     return (weight / step).round() * step
 
 
-def _rounded_activations(values: Tensor) -> Tensor:
-    """To 256 steps from the least to the largest value of all, 0 being one of them."""
-    least, largest = values.min().clamp_max(0), values.max().clamp_min(0)
+def weight_steps(weight: Tensor) -> Tensor:
+    """The size of a step, for each output."""
+    return weight.flatten(1).abs().amax(dim=1).clamp_min(TINIEST) / WEIGHT_STEPS
+
+
+def rounded_activations(values: Tensor, least: Tensor, largest: Tensor) -> Tensor:
+    """To 256 steps from `least` to `largest`, 0 being one of them, with the gradient of what was given; values outside
+    of that are cut off and have none."""
+    least, largest = least.clamp_max(0), largest.clamp_min(0)
     step = ((largest - least) / ACTIVATION_STEPS).clamp_min(TINIEST)
-    zero = (-least / step).round()
-    return ((values / step + zero).round().clamp(0, ACTIVATION_STEPS) - zero) * step
+    zero = (-least / step).round().int()
+    return torch.fake_quantize_per_tensor_affine(values, step, zero, 0, ACTIVATION_STEPS)
 
 
 def _in_8_bits(layer: Any, inputs: tuple[Tensor, ...], _outputs: Tensor) -> Tensor:
     error = _rounding_errors(layer, inputs[0]).mean(dim=0)
     bias = -error if layer.bias is None else layer.bias - error
-    return _with_weights(layer, rounded_weights(layer.weight), nn.Parameter(bias), _rounded_activations(inputs[0]))
+    return _with_weights(
+        layer, rounded_weights(layer.weight), nn.Parameter(bias), rounded_activations(inputs[0], *inputs[0].aminmax())
+    )
 
 
 def _rounding_errors(layer: nn.Conv2d | nn.Linear, inputs: Tensor) -> Tensor:
