@@ -123,6 +123,17 @@ def test_groups_are_judged_beside_classes() -> None:
     )
     assert [part.name for part in judged.worse] == ["group night"]
     assert len(judged.parts) == 11
+    assert [part.name for part in judged.groups] == ["group night"]
+
+
+def test_a_group_without_images_is_named_and_proves_nothing() -> None:
+    targets = np.repeat(np.arange(10), 500)
+    nobody = {"nobody": np.zeros(5000, bool)}
+    judged = judge_variant(targets, targets, targets, nobody)
+    assert judged.passed
+    assert not judged.proven
+    assert judged.sentences[-1] == "Not judged, without an image: group nobody."
+    assert not judge_variant(targets, targets, targets, nobody, strict=True).passed
 
 
 def test_small_losses_within_the_margin_pass_however_sure_they_are() -> None:

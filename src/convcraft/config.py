@@ -415,6 +415,8 @@ class CompressConfig:
     distil: bool = False  # learn from what the source says of every augmented image, too
     temperature: float = 4.0  # softens both sides' answers
     distil_weight: float = 0.9  # share of the loss that is the source's answers; the rest is the labels
+    slice_columns: tuple[str, ...] = ()  # of the table: the gate judges each of their values beside the classes
+    class_groups: dict[str, Any] = field(default_factory=dict)  # the gate judges them, too: name -> [class, class]
 
     def __post_init__(self) -> None:
         for name in ("prune", "sparsity"):
@@ -427,6 +429,11 @@ class CompressConfig:
         _check(0 < self.sparsify_until <= 1, "compress.sparsify_until", self.sparsify_until, "a number in 0..1, not 0")
         _check(self.temperature > 0, "compress.temperature", self.temperature, "a number above 0")
         _check(0 < self.distil_weight <= 1, "compress.distil_weight", self.distil_weight, "a number in 0..1, not 0")
+        named = all(
+            isinstance(members, list) and members and all(isinstance(member, str) for member in members)
+            for members in self.class_groups.values()
+        )
+        _check(named, "compress.class_groups", self.class_groups, "a list of names for each group: {round: ['0', '6']}")
         made = self.prune is not None or self.sparsity is not None or self.distil
         _check(made == (self.source is not None), "compress.source", self.source, "the run that is made smaller")
 

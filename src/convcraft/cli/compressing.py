@@ -7,8 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from convcraft.cli.options import EXIT_CHECK_FAILED, DataDir, Debug, Device, Json, Quiet, Seed, Set
-from convcraft.cli.printing import print_json
+from convcraft.cli.options import (
+    EXIT_CHECK_FAILED,
+    ClassGroups,
+    DataDir,
+    Debug,
+    Device,
+    Json,
+    Quiet,
+    Seed,
+    Set,
+    SliceColumns,
+)
+from convcraft.cli.printing import print_gate, print_json
 from convcraft.errors import UserError
 
 
@@ -35,6 +46,8 @@ def compress(
     epochs: Annotated[int | None, typer.Option(help="Passes over the train images; 0: none.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    slice_column: SliceColumns = None,
+    class_group: ClassGroups = None,
     data_dir: DataDir = None,
     set_: Set = None,
     seed: Seed = None,
@@ -45,22 +58,25 @@ def compress(
 ) -> None:
     """Make a smaller run of a finished one: fewer channels, another network, or weights that are zero.
 
-    Ends with 1 where the gate finds a class, or the mean, that is worse.
+    Ends with 1 where the gate finds a class, a group, or the mean, that is worse.
     Examples: convcraft compress runs/photos --prune 0.5 --distil --out runs/photos-half
     convcraft compress runs/photos --into mobilenetv2_100
     convcraft compress runs/photos --sparsity 0.8
     convcraft compress runs/photos --target-latency 5 --target-size 3
     """
+    from convcraft.workflows.evaluate_options import Asked, class_groups_of
+
+    asked = Asked(slice_columns=tuple(slice_column or ()), class_groups=class_groups_of(class_group or ()))
     if target_latency is not None or target_size is not None:
         if run is None or resume or any(value is not None for value in (prune, into, sparsity, out)) or distil:
             fix = "Leave them out: the search chooses. Or leave out --target-latency and --target-size."
             raise UserError("targets with other ways to compress", "a run and its targets", fix)
-        _search(run, target_latency, target_size, max_drop, epochs, json_, quiet)
+        _search(run, target_latency, target_size, max_drop, epochs, asked, json_, quiet)
         return
     from convcraft.config import RunConfig
     from convcraft.workflows.choose_config import first_free
     from convcraft.workflows.compress import compress as run_compress
-    from convcraft.workflows.compress_settings import choose_compression, repeat_compression
+    from convcraft.workflows.compress_settings import choose_compression, gate_settings, repeat_compression
     from convcraft.workflows.console import make_console
 
     if run is None and config is None and not resume:
@@ -77,6 +93,7 @@ def compress(
             "seed": seed,
             "device": None if device == "auto" else device,
         },
+        "compress_settings": gate_settings(asked),
         "assignments": set_ or (),
     }
     if config is not None:
@@ -90,7 +107,8 @@ def compress(
         ending = "pruned" if prune is not None else into if into is not None else "sparse"
         out = out or first_free(run.with_name(f"{run.absolute().name}-{ending}"))
     else:
-        if any(value is not None for value in (*wishes, epochs, batch_size, learning_rate, seed, set_)):
+        given = (*wishes, epochs, batch_size, learning_rate, seed, set_, slice_column, class_group)
+        if any(value is not None for value in given):
             fix = "Give --out and --resume alone, or the whole command that started the run."
             raise UserError("--resume with further settings", "a run's own settings", fix)
         chosen = RunConfig()
@@ -98,8 +116,10 @@ def compress(
     result = run_compress(chosen, out, resume=resume, console=make_console(quiet))
     _print_compared(result.compared)
     gate = result.compared.gate
-    for sentence in ("no images were held back: judge both with `evaluate`",) if gate is None else gate.sentences:
-        print(f"gate         {sentence}")
+    if gate is None:
+        print("gate         no images were held back: judge both with `evaluate`")
+    else:
+        print_gate(gate)
     print(f"took         {result.seconds:.1f} s")
     print(f"run          {result.run}")
     print(f"next         convcraft evaluate {result.run}   (test images: both networks, image by image)")
@@ -115,6 +135,7 @@ def _search(
     megabytes: float | None,
     max_drop: float,
     epochs: int | None,
+    asked: Any,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -126,7 +147,7 @@ def _search(
     size_bytes = None if megabytes is None else round(1e6 * megabytes)
     targets = Targets(milliseconds=milliseconds, size_bytes=size_bytes, max_drop=max_drop)
     console = make_console(quiet)
-    result = search_variants(run, targets, epochs=epochs, console=console)
+    result = search_variants(run, targets, epochs=epochs, asked=asked, console=console)
     print_trade_off(result.trade_off)
     for note in result.notes:
         console.print(note, highlight=False, markup=False)

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from convcraft.cli.options import EXIT_CHECK_FAILED, Debug, Json, Quiet, RunFolder
-from convcraft.cli.printing import print_json, print_trade_off
+from convcraft.cli.options import EXIT_CHECK_FAILED, ClassGroups, Debug, Json, Quiet, RunFolder, SliceColumns
+from convcraft.cli.printing import print_gate, print_json, print_trade_off
 
 
 def export(
@@ -29,6 +29,8 @@ def export(
     pixels_in: Annotated[
         bool, typer.Option("--pixels-in", help="The network takes uint8 pixels and normalises by itself.")
     ] = False,
+    slice_column: SliceColumns = None,
+    class_group: ClassGroups = None,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -37,15 +39,25 @@ def export(
 
     Examples: convcraft export runs/photos
     convcraft export runs/photos --format onnx --format openvino:int8
+    convcraft export runs/photos --format onnx:int8 --slice-column camera --class-group insects=ants,bees
     """
     from convcraft.workflows.console import make_console
+    from convcraft.workflows.evaluate_options import Asked, class_groups_of
     from convcraft.workflows.export import export as run_export
     from convcraft.workflows.export import parse_variants
 
     console = make_console(quiet)
     variants = parse_variants(formats or ["onnx"], precision)
+    asked = Asked(slice_columns=tuple(slice_column or ()), class_groups=class_groups_of(class_group or ()))
     result = run_export(
-        run, variants, out=out, as_zip=not as_folder, probes=probes, normalises=pixels_in, console=console
+        run,
+        variants,
+        out=out,
+        as_zip=not as_folder,
+        probes=probes,
+        normalises=pixels_in,
+        asked=asked,
+        console=console,
     )
     for exported in result.exported:
         parity = exported.parity
@@ -56,8 +68,8 @@ def export(
         )
         if exported.kept:
             print(f"given back   {len(exported.kept)} sensitive layers compute in float32: {', '.join(exported.kept)}")
-        for sentence in () if exported.gate is None else exported.gate.sentences:
-            print(f"gate         {sentence}")
+        if exported.gate is not None:
+            print_gate(exported.gate)
     if result.trade_off is not None:
         print_trade_off(result.trade_off)
         print(f"next         convcraft report {run}  (draws them beside each other)")

@@ -11,6 +11,7 @@ from convcraft.cli.options import (
     EXIT_BAD_INPUT,
     EXIT_CHECK_FAILED,
     EXIT_INTERRUPTED,
+    ClassGroups,
     DataDir,
     Debug,
     Device,
@@ -22,6 +23,7 @@ from convcraft.cli.options import (
     RunFolder,
     RunOrBundle,
     Seed,
+    SliceColumns,
     TestSplit,
     no_data,
 )
@@ -35,14 +37,10 @@ def evaluate(
     test_split: Annotated[str | None, typer.Option(help="Which split of DATA to judge on.")] = None,
     data_dir: DataDir = None,
     slices: Annotated[
-        bool, typer.Option("--slices", help="By size, brightness, contrast, blur and colour of the images.")
+        bool, typer.Option("--slices", help="Judge by size, brightness, contrast, blur and colour of the images.")
     ] = False,
-    slice_column: Annotated[
-        list[str] | None, typer.Option(help="By a column of the CSV/Parquet table, e.g. camera; may be repeated.")
-    ] = None,
-    class_group: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=A,B", help="By groups of classes; may be repeated.")
-    ] = None,
+    slice_column: SliceColumns = None,
+    class_group: ClassGroups = None,
     fail_under: Annotated[
         float | None, typer.Option(help="End with 1 if all images or any slice are less accurate (0..1).")
     ] = None,

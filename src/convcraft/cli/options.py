@@ -20,6 +20,14 @@ DataDir = Annotated[str | None, typer.Option(help="Where named sets (mnist, cifa
 ImageColumn = Annotated[str | None, typer.Option(help="CSV/Parquet: the column of paths or bytes.")]
 LabelColumn = Annotated[str | None, typer.Option(help="CSV/Parquet: the column of labels.")]
 TestSplit = Annotated[str | None, typer.Option(help="The split of DATA that serves as test, e.g. val.")]
+SliceColumns = Annotated[
+    list[str] | None,
+    typer.Option("--slice-column", help="Judge by a column of the CSV/Parquet table, e.g. camera; may be repeated."),
+]
+ClassGroups = Annotated[
+    list[str] | None,
+    typer.Option("--class-group", metavar="NAME=A,B", help="Judge a group of classes; may be repeated."),
+]
 LabelsPerClass = Annotated[int | None, typer.Option(help="Use only so many labelled train images per class.")]
 DropLeaks = Annotated[bool, typer.Option("--drop-leaks", help="Remove train images with a near copy in val or test.")]
 AllowBad = Annotated[bool, typer.Option("--allow-bad", help="Go on although over 1 % of the files are bad.")]

@@ -30,6 +30,15 @@ def print_answer(answer: Any, top: int) -> None:
     print(f"{answer.image}\t{shown or 'not readable: ' + str(answer.problem)}{warning}", flush=True)
 
 
+def print_gate(gate: Any) -> None:
+    """What the gate says; then each declared group."""
+    for sentence in gate.sentences:
+        print(f"gate         {sentence}")
+    for part in gate.groups:
+        right = f"{part.correct_before:,} right before, {part.correct_after:,} after"
+        print(f"gate         {part.name}: {part.verdict}; of {part.num_images:,} images {right}")
+
+
 def print_trade_off(trade_off: Any) -> None:
     """One line per variant; "best" stands before those that no other beats."""
     for variant, on_front in zip(trade_off.variants, trade_off.front, strict=True):

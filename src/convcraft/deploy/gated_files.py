@@ -1,4 +1,4 @@
-"""A network's files in a format, let through only where no class pays for the lower precision."""
+"""A network's files in a format, let through only where no class and no declared group pays for the lower precision."""
 
 from __future__ import annotations
 
@@ -38,13 +38,14 @@ def gated_files(
     before: Outputs | None,
     calibration: NDArray[np.generic],
 ) -> GatedFiles:
-    """Write the network; in lower precision, judge every class against the source, and in int8 mend what fails.
+    """Write the network; in lower precision, judge each class and group against the source, and in int8 mend a failure.
 
     Args:
         before: what the source says of the judges' images; None where there are none.
 
     Raises:
-        UserError: a class is shown to be worse, and giving layers back did not help. The table is part of the message.
+        UserError: a class or group is shown to be worse, and giving layers back did not help. The table is part of
+            the message.
     """
     if judges is None or before is None or precision == "float32":
         return GatedFiles(form.write(network, calibration, precision))
@@ -53,7 +54,7 @@ def gated_files(
     def judge(files: dict[str, bytes]) -> VariantJudged:
         session = form.open(files, precision, Runtime())
         after = session_outputs(session, network, images.pixels).logits.argmax(axis=1)
-        return judge_variant(called, after, images.targets, classes=classes)
+        return judge_variant(called, after, images.targets, images.groups, classes=classes)
 
     if precision == "int8" and form.quantiser is not None:
         mended = repair(
@@ -66,7 +67,9 @@ def gated_files(
         files = form.write(network, calibration, precision)
         found = GatedFiles(files, judge(files))
     if found.gate is not None and not found.gate.passed:
-        raise UserError(_rejected(form, precision, found.gate), "no class that pays for the lower precision", FIX)
+        raise UserError(
+            _rejected(form, precision, found.gate), "no class or group that pays for the lower precision", FIX
+        )
     return found
 
 
@@ -74,6 +77,9 @@ FIX = "Choose a higher precision, or train the network for it: convcraft compres
 
 
 def _rejected(form: Format, precision: str, gate: VariantJudged) -> str:
-    rows = ["  ".join(f"{cell:<14}" for cell in row).rstrip() for row in gate.table]
+    widths = [max(map(len, column)) for column in zip(*gate.table, strict=True)]
+    rows = [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in gate.table
+    ]
     reasons = " ".join(sentence for sentence in gate.sentences if sentence.startswith("Failed"))
     return "\n".join([f"{form.name} in {precision}. {reasons}", *rows])

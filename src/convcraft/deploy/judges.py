@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,13 +21,14 @@ BATCH_SIZE = 16
 class Judges:
     """Real images that an export is compared on. pixels: uint8 [N, H, W, C]. targets: int64 [N].
 
-    held_out: the network has not learned from them.
+    held_out: the network has not learned from them. groups: name -> bool [N], judged beside the classes.
     """
 
     name: str
     pixels: NDArray[np.uint8]
     targets: NDArray[np.int64]
     held_out: bool
+    groups: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
 
 def source_outputs(network: ExportNetwork, pixels: NDArray[np.uint8]) -> Outputs:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -42,6 +43,8 @@ from convcraft.training.stops import Interrupted
 from convcraft.workflows.before import load_before, save_before
 from convcraft.workflows.compress_result import COMPRESSION, CompressResult, compare_sides
 from convcraft.workflows.console import data_progress
+from convcraft.workflows.declared_groups import declared_groups
+from convcraft.workflows.evaluate_options import Asked
 from convcraft.workflows.load_model import build_network, load_model
 from convcraft.workflows.train import (
     describe_run,
@@ -79,10 +82,12 @@ def compress(config: RunConfig, run: Path, *, resume: bool = False, console: Con
         with data_progress(console) as progress:
             if going_on:
                 data = _opened(config, read_run(run), progress)
+                groups = _groups(config, data)
                 network = build_network(config.model, data.classes, data.preprocess)
             else:
                 source = read_run(Path(config.compress.source))
                 config, data = _data_of(config, source, progress)
+                groups = _groups(config, data)
                 config, network = _begin(config, source, data, run, console, progress)
                 describe_run(run, config, data)
         task = task_of(config, data.train, len(data.classes))
@@ -100,7 +105,7 @@ def compress(config: RunConfig, run: Path, *, resume: bool = False, console: Con
         description = read_run(run)
         network = trainer.torch_network()
         network.load_state_dict(load_result(description).tensors)
-        compared = compare_sides(description, before.network.cpu(), network.eval(), data.val)
+        compared = compare_sides(description, before.network.cpu(), network.eval(), data.val, groups)
         write_json(run / COMPRESSION, compared.to_dict())
         spent = replace(before.spent, after_seconds=trainer.state.train_seconds)
         save_before(run, before.network, before.config, label=before.label, after_label=before.after_label, spent=spent)
@@ -128,6 +133,23 @@ def _opened(config: RunConfig, run: RunDescription, progress: Progress) -> Train
         fix = "Bring back the data as it was, or train a run on what there is now."
         raise UserError(f"other images or labels than {run.folder} was trained on", "the same data", fix)
     return data
+
+
+def _groups(config: RunConfig, data: TrainingData) -> dict[str, NDArray[np.bool_]]:
+    """What the settings declare, of validation images; found before training, so that a wrong name costs nothing.
+
+    Raises:
+        UserError: groups that do not fit the data, or no image to judge them on.
+    """
+    compress = config.compress
+    asked = Asked(slice_columns=compress.slice_columns, class_groups=compress.class_groups)
+    asked.refuse_other_classes(data.classes)
+    if data.val is not None:
+        return declared_groups(asked, data.val, config.data.source, data.classes)
+    if asked.has_slices:
+        fix = "Leave them out, and judge test images: convcraft evaluate RUN --slice-column ... --class-group ..."
+        raise UserError("declared groups where all labelled images train", "images that were held back", fix)
+    return {}
 
 
 def _recorded(run: RunDescription) -> Recorded:

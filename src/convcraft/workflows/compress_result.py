@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from convcraft.data.durable_files import write_durably
@@ -88,11 +91,18 @@ class CompressResult:
         }
 
 
-def compare_sides(run: RunDescription, before: nn.Module, after: nn.Module, val: ImageSet | None) -> Compared:
+def compare_sides(
+    run: RunDescription,
+    before: nn.Module,
+    after: nn.Module,
+    val: ImageSet | None,
+    groups: Mapping[str, NDArray[np.bool_]] | None = None,
+) -> Compared:
     """Judge, time and weigh both networks; the packed result is kept as `SPARSE_FILE` where it is sparse.
 
     Args:
         before, after: on the CPU, in evaluation mode.
+        groups: of `val`, judged beside the classes: name -> bool [N].
     """
     preprocess = run.preprocess
     shape = (preprocess.channels, preprocess.height, preprocess.width)
@@ -127,7 +137,7 @@ def compare_sides(run: RunDescription, before: nn.Module, after: nn.Module, val:
         )
     gate = None
     if val is not None:
-        gate = judge_variant(labels["before"], labels["after"], val.targets, classes=run.classes)
+        gate = judge_variant(labels["before"], labels["after"], val.targets, groups, classes=run.classes)
     return Compared(
         before=sides["before"],
         after=sides["after"],

@@ -21,6 +21,7 @@ from convcraft.deploy.compress.distil import refuse_other_losses
 from convcraft.errors import UserError
 from convcraft.training.run_folder import RunDescription, read_run, read_summary
 from convcraft.workflows.choose_config import assign
+from convcraft.workflows.evaluate_options import Asked
 
 EPOCHS, LEARNING_RATE = 10, 1e-3  # of a network that has learned already
 FRESH_EPOCHS, FRESH_LEARNING_RATE = 30, 2e-3  # of one that starts from nothing
@@ -37,6 +38,7 @@ def choose_compression(
     data_dir: str | None = None,
     optim_settings: dict[str, Any] | None = None,
     training_settings: dict[str, Any] | None = None,
+    compress_settings: dict[str, Any] | None = None,
     assignments: Sequence[str] = (),
 ) -> RunConfig:
     """The settings of a run that makes another one smaller.
@@ -75,8 +77,19 @@ def choose_compression(
             source=str(source.expanduser().absolute()), prune=prune, sparsity=sparsity, distil=distil or fresh
         ),
     )
-    config = config.changed(data={"data_dir": data_dir}, optim=optim_settings, training=training_settings)
+    config = config.changed(
+        data={"data_dir": data_dir},
+        optim=optim_settings,
+        training=training_settings,
+        compress=compress_settings,
+    )
     return assign(config, assignments)
+
+
+def gate_settings(asked: Asked) -> dict[str, Any]:
+    """What the gate judges beside the classes, as fields of `compress`; None where nothing is named."""
+    groups = {name: list(members) for name, members in asked.class_groups.items()}
+    return {"slice_columns": asked.slice_columns or None, "class_groups": groups or None}
 
 
 def repeat_compression(
@@ -85,6 +98,7 @@ def repeat_compression(
     data_dir: str | None = None,
     optim_settings: dict[str, Any] | None = None,
     training_settings: dict[str, Any] | None = None,
+    compress_settings: dict[str, Any] | None = None,
     assignments: Sequence[str] = (),
 ) -> RunConfig:
     """The settings of a config.yaml that `compress` wrote, with some changed.
@@ -96,9 +110,13 @@ def repeat_compression(
     if config.compress.source is None:
         fix = "Name a finished run and what to do with it: convcraft compress RUN --prune 0.5"
         raise UserError(f"{file} names no run to make smaller", "the config.yaml of a compressed run", fix)
-    return assign(
-        config.changed(data={"data_dir": data_dir}, optim=optim_settings, training=training_settings), assignments
+    config = config.changed(
+        data={"data_dir": data_dir},
+        optim=optim_settings,
+        training=training_settings,
+        compress=compress_settings,
     )
+    return assign(config, assignments)
 
 
 def _refuse(run: RunDescription, prune: float | None, into: str | None, sparsity: float | None, distil: bool) -> None:

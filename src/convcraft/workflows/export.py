@@ -27,6 +27,7 @@ from convcraft.evaluation.trust import TENSORS, TRUST, load_trust
 from convcraft.evaluation.unknown import NearestNeighbours
 from convcraft.training.run_folder import ResultWeights, RunDescription, read_run, read_summary
 from convcraft.workflows.console import data_progress
+from convcraft.workflows.evaluate_options import Asked
 from convcraft.workflows.export_images import ExportImages, export_images, picture_of
 from convcraft.workflows.load_model import load_model
 from convcraft.workflows.model_card import model_card
@@ -34,6 +35,9 @@ from convcraft.workflows.weigh import BUNDLES, weigh
 
 NUM_PROBES = 16
 PROBES = ("made", "data")
+FLOAT32_GROUPS = (
+    "float32 is held to 1e-4 of the range of its logits, image by image; declared groups count in lower precision."
+)
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ def export(
     as_zip: bool = True,
     probes: str = "made",
     normalises: bool = False,
+    asked: Asked | None = None,
     weighs: bool = True,
     console: Console,
 ) -> ExportResult:
@@ -136,10 +141,12 @@ def export(
         as_zip: one zip per bundle, or a folder.
         probes: "made": drawings; "data": images of the run's own data, which then travel with the bundle.
         normalises: the network takes uint8 pixels [B, H, W, C] and normalises by itself.
+        asked: `slice_columns` and `class_groups` that the gate of lower precision judges beside the classes.
         weighs: afterwards all variants of the run are judged and timed beside each other (`weigh`).
 
     Raises:
-        UserError: no finished run, images that are needed and gone, a format that cannot carry the network, or a bundle
+        UserError: no finished run, images that are needed and gone, groups that do not fit
+            them, a format that cannot carry the network, or a bundle
             that is there already.
     """
     started = time.monotonic()
@@ -154,9 +161,11 @@ def export(
     exported: list[Exported] = []
     failed: list[tuple[Variant, UserError]] = []
     with data_progress(console) as progress:
-        images = export_images(description, progress)
-        _refuse_missing(images, variants, probes, run)
+        images = export_images(description, progress, asked)
+        _refuse_missing(images, variants, probes, asked is not None and asked.has_slices, run)
         source, notes = _source(description, model, weights, normalises)
+        if images.judges is not None and images.judges.groups and all(v.precision == "float32" for v in variants):
+            notes = (*notes, FLOAT32_GROUPS)
         pictures = _pictures(description, images, probes)
         for done, (variant, place) in enumerate(zip(variants, places, strict=True)):
             progress(done, len(variants), "exporting")
@@ -186,13 +195,14 @@ def _refuse_taken(places: Sequence[Path]) -> None:
             raise UserError(f"{place} is there already", "a new name", "Remove it, or choose another --out.")
 
 
-def _refuse_missing(images: ExportImages, variants: Sequence[Variant], probes: str, run: Path) -> None:
-    """Ranges for int8 and probes of real images come from the run's data."""
+def _refuse_missing(images: ExportImages, variants: Sequence[Variant], probes: str, grouped: bool, run: Path) -> None:
+    """Ranges for int8, probes of real images and declared groups come from the run's data."""
     needing = [variant.label for variant in variants if variant.precision == "int8"]
     needing += ["--probes data"] if probes == "data" else []
+    needing += ["declared groups"] if grouped else []
     if needing and images.judges is None:
         received = f"{', '.join(needing)} without the data of {run}"
-        raise UserError(received, "the run's train images", "Put the data back, or leave that out.")
+        raise UserError(received, "the run's own images", "Put the data back, or leave that out.")
 
 
 def _source(

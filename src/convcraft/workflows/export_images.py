@@ -18,6 +18,8 @@ from convcraft.deploy.probes import Picture
 from convcraft.errors import UserError
 from convcraft.finetune.pool import make_pool
 from convcraft.training.run_folder import RunDescription
+from convcraft.workflows.declared_groups import declared_groups
+from convcraft.workflows.evaluate_options import Asked
 
 JUDGED_IMAGES, OF_PIXELS = 500, 224 * 224  # more of smaller images, up to ten times as many
 CALIBRATION_IMAGES = 300
@@ -32,8 +34,17 @@ class ExportImages:
     notes: tuple[str, ...] = ()
 
 
-def export_images(run: RunDescription, progress: Progress | None = None) -> ExportImages:
-    """Train images to calibrate on, held-out images to judge on; train images where the network learned from all."""
+def export_images(run: RunDescription, progress: Progress | None = None, asked: Asked | None = None) -> ExportImages:
+    """Train images to calibrate on, held-out images to judge on; train images where the network learned from all.
+
+    Args:
+        asked: its `slice_columns` and `class_groups` are judged beside the classes.
+
+    Raises:
+        UserError: groups that do not fit data or classes.
+    """
+    asked = asked or Asked()
+    asked.refuse_other_classes(run.classes)
     shape = (0, run.preprocess.height, run.preprocess.width, run.preprocess.channels)
     recorded = Recorded(run.preprocess.version, train_decoder="contract")
     try:
@@ -59,7 +70,8 @@ def export_images(run: RunDescription, progress: Progress | None = None) -> Expo
         judged, what, notes = _some(held_out, most), "validation images", ()
     name = f"{len(judged)} {what} of {run.data['name']}"
     pixels = judged.pixels_of(np.arange(len(judged)))
-    judges = Judges(name, pixels, judged.targets, held_out=held_out is not None)
+    groups = declared_groups(asked, judged, run.config.data.source, run.classes)
+    judges = Judges(name, pixels, judged.targets, held_out=held_out is not None, groups=groups)
     return ExportImages(calibration.pixels_of(np.arange(len(calibration))), judges, notes)
 
 

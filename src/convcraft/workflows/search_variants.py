@@ -24,8 +24,9 @@ from convcraft.evaluation.trade_off import TradeOff
 from convcraft.evaluation.trade_off import Variant as Weighed
 from convcraft.training.run_folder import CONFIG, SUMMARY, read_run, read_summary
 from convcraft.workflows.compress import compress
-from convcraft.workflows.compress_settings import choose_compression
+from convcraft.workflows.compress_settings import choose_compression, gate_settings
 from convcraft.workflows.console import data_progress
+from convcraft.workflows.evaluate_options import Asked
 from convcraft.workflows.export import Variant, export
 from convcraft.workflows.export_images import export_images
 from convcraft.workflows.weigh import BUNDLES, weigh
@@ -100,10 +101,13 @@ class SearchResult:
         }
 
 
-def search_variants(run: Path, targets: Targets, *, epochs: int | None = None, console: Console) -> SearchResult:
+def search_variants(
+    run: Path, targets: Targets, *, epochs: int | None = None, asked: Asked | None = None, console: Console
+) -> SearchResult:
     """
     Args:
         epochs: of training after each pruning; None: as `compress` takes.
+        asked: `slice_columns` and `class_groups` that the gates judge beside the classes.
 
     Raises:
         UserError: no finished run, or its data are gone: without images nothing can be judged.
@@ -112,7 +116,7 @@ def search_variants(run: Path, targets: Targets, *, epochs: int | None = None, c
     read_summary(run)
     description = read_run(run)
     with data_progress(console) as progress:
-        judges = export_images(description, progress).judges
+        judges = export_images(description, progress, asked).judges
     if judges is None:
         fix = "Put the data back where the run found them."
         raise UserError(f"the data of {run} cannot be opened", "images to judge variants on", fix)
@@ -128,7 +132,7 @@ def search_variants(run: Path, targets: Targets, *, epochs: int | None = None, c
         return (max(enough, key=lambda variant: variant.accuracy) if enough else None), trade_off
 
     found, trade_off = reached()
-    for step in _steps(run, epochs, console):
+    for step in _steps(run, epochs, asked or Asked(), console):
         if found is not None:
             break
         try:
@@ -140,26 +144,32 @@ def search_variants(run: Path, targets: Targets, *, epochs: int | None = None, c
     return SearchResult(run, targets, found, trade_off, tuple(dict.fromkeys(notes)), time.monotonic() - started)
 
 
-def _steps(run: Path, epochs: int | None, console: Console) -> Iterator[Callable[[], Any]]:
+def _steps(run: Path, epochs: int | None, asked: Asked, console: Console) -> Iterator[Callable[[], Any]]:
     """What to make, the mildest first; things that are there already are not made again."""
-    yield from _exports(run, console)
+    yield from _exports(run, asked, console)
     for share in PRUNED_SHARES:
         pruned = run.with_name(f"{run.absolute().name}-pruned-{round(100 * share)}")
         if not (pruned / SUMMARY).exists():
-            yield partial(_prune, run, share, pruned, epochs, console)
+            yield partial(_prune, run, share, pruned, epochs, asked, console)
         if (pruned / SUMMARY).exists():
-            yield from _exports(pruned, console)
+            yield from _exports(pruned, asked, console)
 
 
-def _exports(run: Path, console: Console) -> Iterator[Callable[[], Any]]:
+def _exports(run: Path, asked: Asked, console: Console) -> Iterator[Callable[[], Any]]:
     for name, precision in EXPORTS:
         form = find_format(name)
         made = run / BUNDLES / f"{run.resolve().name}-{name}-{precision}.zip"
         if package_version(form.package) is not None and not made.exists():
-            yield partial(export, run, [Variant(form, precision)], weighs=False, console=console)
+            yield partial(export, run, [Variant(form, precision)], asked=asked, weighs=False, console=console)
 
 
-def _prune(run: Path, share: float, out: Path, epochs: int | None, console: Console) -> None:
+def _prune(run: Path, share: float, out: Path, epochs: int | None, asked: Asked, console: Console) -> None:
     begun = (out / CONFIG).exists()
-    settings = choose_compression(run, prune=share, distil=True, training_settings={"epochs": epochs})
+    settings = choose_compression(
+        run,
+        prune=share,
+        distil=True,
+        training_settings={"epochs": epochs},
+        compress_settings=gate_settings(asked),
+    )
     compress(RunConfig() if begun else settings, out, resume=begun, console=console)

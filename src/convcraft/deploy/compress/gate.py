@@ -35,6 +35,7 @@ from convcraft.statistics import holm, paired_difference_interval, wilson_interv
 
 WORSE, NO_WORSE, UNKNOWN = "worse", "no worse", "not shown"
 ALL = "all images"
+CLASS, GROUP = "class", "group"  # first word of a part's name
 Right = NDArray[np.bool_]
 
 
@@ -86,6 +87,11 @@ class VariantJudged:
     def worse(self) -> tuple[PartJudged, ...]:
         return tuple(part for part in self.parts if part.verdict == WORSE)
 
+    @property
+    def groups(self) -> tuple[PartJudged, ...]:
+        """Of the parts, those that somebody declared."""
+        return tuple(part for part in self.parts if part.name.startswith(f"{GROUP} "))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return dataclasses.asdict(self)
@@ -114,7 +120,7 @@ def judge_variant(
 
     Args:
         before, after: int [N], the class that either calls each image. targets: int [N], 0..K-1.
-        groups: name -> bool [N], which images belong to it; groups may overlap.
+        groups: name -> bool [N], which images belong to it; groups may overlap. One without images is not judged.
         margin: share of its right answers that a class or group may lose, 0..1.
         overall_margin: the same of all images.
         classes: K names; None: their numbers.
@@ -146,9 +152,10 @@ def judge_variant(
         reasons.append(
             f"Both call {100 * agreement:.1f} % of the images alike, fewer than {100 * min_agreement:.1f} %."
         )
-    shown = all(part.verdict == NO_WORSE for part in (*parts, overall))
+    empty = [name for name in (f"{GROUP} {group}" for group in groups or {}) if name not in members]
+    shown = not empty and all(part.verdict == NO_WORSE for part in (*parts, overall))
     if strict and not shown and not reasons:
-        names = [part.name for part in (*parts, overall) if part.verdict != NO_WORSE]
+        names = [part.name for part in (*parts, overall) if part.verdict != NO_WORSE] + empty
         reasons.append(f"Not shown to be no worse, with so few images: {_some(names)}.")
     return VariantJudged(
         passed=not reasons,
@@ -159,7 +166,11 @@ def judge_variant(
         agreement_interval=wilson_interval(int(alike.sum()), len(alike)),
         overall=overall,
         parts=parts,
-        sentences=(*(f"Failed: {reason}" for reason in reasons), *_told(parts, overall, margin, shown, not reasons)),
+        sentences=(
+            *(f"Failed: {reason}" for reason in reasons),
+            *_told(parts, overall, margin, shown, not reasons),
+            *([f"Not judged, without an image: {_some(empty)}."] if empty else []),
+        ),
     )
 
 
@@ -179,14 +190,14 @@ def _members(wanted: NDArray[Any], groups: Mapping[str, ArrayLike], classes: Seq
     members = {}
     for label in np.unique(wanted):
         name = str(label) if classes is None else classes[int(label)]
-        members[f"class {name}"] = wanted == label
+        members[f"{CLASS} {name}"] = wanted == label
     for name, rows in groups.items():
         chosen = np.asarray(rows)
         if chosen.shape != wanted.shape or chosen.dtype != bool:
             received = f"group {name} of type {chosen.dtype}, shape {list(chosen.shape)}"
             raise UserError(received, f"true or false for each of {len(wanted)} images", "Give a mask.")
         if chosen.any():
-            members[f"group {name}"] = chosen
+            members[f"{GROUP} {name}"] = chosen
     return members
 
 
