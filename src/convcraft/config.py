@@ -412,6 +412,8 @@ class CompressConfig:
     importance_images: int = 1000  # train images by which importance is measured
     sparsity: float | None = None  # share of the weights that end as zero
     sparsify_until: float = 0.7  # share of the training after which no further weight is set to zero
+    int8: bool = False  # learn on with weights and maps rounded as int8 exports round them
+    int8_from: float = 0.0  # share of the epochs after which they are rounded
     distil: bool = False  # learn from what the source says of every augmented image, too
     temperature: float = 4.0  # softens both sides' answers
     distil_weight: float = 0.9  # share of the loss that is the source's answers; the rest is the labels
@@ -427,6 +429,7 @@ class CompressConfig:
         _check(0 < self.thinning_worth <= 1, "compress.thinning_worth", self.thinning_worth, "a number in 0..1, not 0")
         _check_range("compress.importance_images", self.importance_images, 1, 1_000_000)
         _check(0 < self.sparsify_until <= 1, "compress.sparsify_until", self.sparsify_until, "a number in 0..1, not 0")
+        _check(0 <= self.int8_from < 1, "compress.int8_from", self.int8_from, "a number in 0..1, not 1")
         _check(self.temperature > 0, "compress.temperature", self.temperature, "a number above 0")
         _check(0 < self.distil_weight <= 1, "compress.distil_weight", self.distil_weight, "a number in 0..1, not 0")
         named = all(
@@ -434,7 +437,7 @@ class CompressConfig:
             for members in self.class_groups.values()
         )
         _check(named, "compress.class_groups", self.class_groups, "a list of names for each group: {round: ['0', '6']}")
-        made = self.prune is not None or self.sparsity is not None or self.distil
+        made = self.prune is not None or self.sparsity is not None or self.distil or self.int8
         _check(made == (self.source is not None), "compress.source", self.source, "the run that is made smaller")
 
 
@@ -468,6 +471,15 @@ class RunConfig:
                 "data.final",
                 True,
                 "a fixed schedule with training.select: last (there is no validation part to select on)",
+            )
+        if self.compress.int8:  # the last step puts weights on the grid: they must be the result
+            training = self.training
+            last = training.select == "last" and training.ema_decay is None and training.early_stopping_epochs is None
+            _check(
+                last and training.epochs > 0 and training.compile == "off",
+                "compress.int8",
+                True,
+                "training.epochs above 0, select: last, compile: off, and neither ema_decay nor early_stopping_epochs",
             )
 
     def changed(self, **changes: Any) -> RunConfig:

@@ -32,6 +32,9 @@ def compress(
         str | None, typer.Option(help="A smaller network that learns from the run: resnet20_cifar, mobilenetv2_100 ...")
     ] = None,
     sparsity: Annotated[float | None, typer.Option(help="Share of the weights that become zero: 0.8.")] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Learn to compute in 8 bits: weights and maps are rounded while it trains.")
+    ] = False,
     distil: Annotated[bool, typer.Option("--distil", help="Learn from the run's own answers, too.")] = False,
     target_latency: Annotated[
         float | None, typer.Option(help="Search precisions and pruning until one image takes so many milliseconds.")
@@ -56,19 +59,20 @@ def compress(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Make a smaller run of a finished one: fewer channels, another network, or weights that are zero.
+    """Make a smaller run of a finished one: fewer channels, another network, weights that are zero or of 8 bits.
 
     Ends with 1 where the gate finds a class, a group, or the mean, that is worse.
     Examples: convcraft compress runs/photos --prune 0.5 --distil --out runs/photos-half
     convcraft compress runs/photos --into mobilenetv2_100
     convcraft compress runs/photos --sparsity 0.8
+    convcraft compress runs/photos --int8
     convcraft compress runs/photos --target-latency 5 --target-size 3
     """
     from convcraft.workflows.evaluate_options import Asked, class_groups_of
 
     asked = Asked(slice_columns=tuple(slice_column or ()), class_groups=class_groups_of(class_group or ()))
     if target_latency is not None or target_size is not None:
-        if run is None or resume or any(value is not None for value in (prune, into, sparsity, out)) or distil:
+        if run is None or resume or any(value is not None for value in (prune, into, sparsity, out)) or distil or int8:
             fix = "Leave them out: the search chooses. Or leave out --target-latency and --target-size."
             raise UserError("targets with other ways to compress", "a run and its targets", fix)
         _search(run, target_latency, target_size, max_drop, epochs, asked, json_, quiet)
@@ -83,7 +87,7 @@ def compress(
         raise UserError("no RUN", "the run to make smaller", "Name a folder that `convcraft train` made.")
     if resume and out is None:
         raise UserError("--resume without --out", "the folder of the run to go on with", "Add --out RUN.")
-    wishes = (prune, into, sparsity, distil or None)
+    wishes = (prune, into, sparsity, int8 or None, distil or None)
     changes: dict[str, Any] = {
         "data_dir": data_dir,
         "optim_settings": {"learning_rate": learning_rate},
@@ -98,13 +102,13 @@ def compress(
     }
     if config is not None:
         if run is not None or any(wish is not None for wish in wishes):
-            fix = "Leave out RUN, --prune, --into, --sparsity and --distil: the file names them."
+            fix = "Leave out RUN, --prune, --into, --sparsity, --int8 and --distil: the file names them."
             raise UserError("--config beside a run or what to do with it", "one of the two", fix)
         chosen = repeat_compression(config, **changes)
         out = out or first_free(config.absolute().parent)
     elif run is not None:
-        chosen = choose_compression(run, prune=prune, into=into, sparsity=sparsity, distil=distil, **changes)
-        ending = "pruned" if prune is not None else into if into is not None else "sparse"
+        chosen = choose_compression(run, prune=prune, into=into, sparsity=sparsity, int8=int8, distil=distil, **changes)
+        ending = "pruned" if prune is not None else into or ("sparse" if sparsity is not None else "int8")
         out = out or first_free(run.with_name(f"{run.absolute().name}-{ending}"))
     else:
         given = (*wishes, epochs, batch_size, learning_rate, seed, set_, slice_column, class_group)
@@ -177,6 +181,9 @@ def _print_compared(compared: Any) -> None:
         rows.append((f"per image, batch {batch_size}", f"{taken:.3g} ms", f"{now:.3g} ms ({taken / now:.2f} x)"))
     if compared.gate is not None:
         rows.append(("accuracy, validation", _accuracy(before), _accuracy(after)))
+        if after.int8_accuracy is not None:
+            was, now = (_share(side.int8_accuracy, side.int8_interval) for side in (before, after))
+            rows.append(("the same in int8", was, now))
         alike = f"{compared.gate.agreement:.2%} of {compared.gate.overall.num_images:,} validation images"
         rows.append(("called alike", "", alike))
     for name, was, now in rows:
@@ -184,5 +191,9 @@ def _print_compared(compared: Any) -> None:
 
 
 def _accuracy(side: Any) -> str:
-    low, high = side.interval
-    return f"{side.accuracy:.2%} ({low:.2%} to {high:.2%})"
+    return _share(side.accuracy, side.interval)
+
+
+def _share(accuracy: float, interval: tuple[float, float]) -> str:
+    low, high = interval
+    return f"{accuracy:.2%} ({low:.2%} to {high:.2%})"

@@ -73,7 +73,7 @@ def gated_files(
     return found
 
 
-FIX = "Choose a higher precision, or train the network for it: convcraft compress."
+FIX = "Choose a higher precision, or train the network for it: convcraft compress RUN --int8."
 
 
 def _rejected(form: Format, precision: str, gate: VariantJudged) -> str:

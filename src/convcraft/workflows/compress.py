@@ -1,4 +1,4 @@
-"""`convcraft compress`: a run -> a smaller run, by pruning, distillation or weights that become zero."""
+"""`convcraft compress`: a run -> a smaller run, by pruning, distillation, weights that become zero, or for int8."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from convcraft.deploy.compress.channels import Limits, Pruned, prune_channels
 from convcraft.deploy.compress.distil import teacher_loss
 from convcraft.deploy.compress.groups import find_groups
 from convcraft.deploy.compress.importance import measure_importance
+from convcraft.deploy.compress.int8_training import Int8Training
 from convcraft.deploy.compress.weights_pruning import GradualPruning, prunable_weights, set_least_to_zero
 from convcraft.errors import UserError
 from convcraft.finetune.pool import make_pool
@@ -93,19 +95,21 @@ def compress(config: RunConfig, run: Path, *, resume: bool = False, console: Con
         task = task_of(config, data.train, len(data.classes))
         before = load_before(read_run(run))
         assert before is not None
-        hooks = _hooks(config, network, before.network, task, len(data.train))
+        int8 = _int8_training(config, network, len(data.train))
+        hooks = _hooks(config, network, before.network, task, len(data.train), int8)
         facts = {**facts_of(data), "before_sha256": before.sha256}
         trainer = prepare_trainer(
             run, config, data.train, data.val, task, network, facts, resume=going_on, console=console, hooks=hooks
         )
         try:
-            fit(trainer, console)
+            with nullcontext() if int8 is None else int8.rounding():
+                fit(trainer, console)
         except Interrupted as stopped:
             raise Interrupted(stopped.why, run, "compress") from stopped
         description = read_run(run)
         network = trainer.torch_network()
         network.load_state_dict(load_result(description).tensors)
-        compared = compare_sides(description, before.network.cpu(), network.eval(), data.val, groups)
+        compared = compare_sides(description, before.network.cpu(), network.eval(), data.train, data.val, groups)
         write_json(run / COMPRESSION, compared.to_dict())
         spent = replace(before.spent, after_seconds=trainer.state.train_seconds)
         save_before(run, before.network, before.config, label=before.label, after_label=before.after_label, spent=spent)
@@ -184,7 +188,8 @@ def _begin(
 def _label(config: RunConfig) -> str:
     """ "resnet20_cifar, pruned, distilled"."""
     compress = config.compress
-    done = {"pruned": compress.prune, "sparse": compress.sparsity, "distilled": compress.distil or None}
+    done = {"pruned": compress.prune, "sparse": compress.sparsity}
+    done |= {"distilled": compress.distil or None, "trained for int8": compress.int8 or None}
     return ", ".join([config.model.name, *(word for word, value in done.items() if value is not None)])
 
 
@@ -256,16 +261,42 @@ def _images(data: TrainingData, count: int) -> Tensor:
     return torch.from_numpy(data.preprocess.normalise(pixels))
 
 
+def _steps(config: RunConfig, num_images: int) -> int:
+    training = config.training
+    return math.ceil(num_images / (training.batch_size * training.accumulation_steps)) * training.epochs
+
+
+def _int8_training(config: RunConfig, network: nn.Module, num_images: int) -> Int8Training | None:
+    compress, epochs = config.compress, config.training.epochs
+    if not compress.int8:
+        return None
+    return Int8Training(network, epochs, _steps(config, num_images), math.floor(compress.int8_from * epochs))
+
+
 def _hooks(
-    config: RunConfig, network: nn.Module, teacher: nn.Module, task: Classification, num_images: int
+    config: RunConfig,
+    network: nn.Module,
+    teacher: nn.Module,
+    task: Classification,
+    num_images: int,
+    int8: Int8Training | None,
 ) -> TuningHooks:
-    """What distillation and sparsity add to the loop."""
-    compress, training = config.compress, config.training
+    """What distillation, sparsity and int8 add to the loop."""
+    compress = config.compress
     loss = teacher_loss(teacher, task, config) if compress.distil else None
-    if compress.sparsity is None:
-        return TuningHooks(loss=loss)
-    steps = math.ceil(num_images / (training.batch_size * training.accumulation_steps)) * training.epochs
-    gradual = GradualPruning(
-        prunable_weights(network), compress.sparsity, max(1, round(compress.sparsify_until * steps))
+    gradual = None
+    if compress.sparsity is not None:
+        ramp_steps = max(1, round(compress.sparsify_until * _steps(config, num_images)))
+        gradual = GradualPruning(prunable_weights(network), compress.sparsity, ramp_steps)
+    parts = [part for part in (gradual, int8) if part is not None]
+
+    def after_step(step: int) -> None:
+        for part in parts:  # rounding comes last
+            part.after_step(step)
+
+    return TuningHooks(
+        before_epoch=None if int8 is None else int8.before_epoch,
+        before_step=None if gradual is None else gradual.before_step,
+        loss=loss,
+        after_step=after_step if parts else None,
     )
-    return TuningHooks(before_step=gradual.before_step, loss=loss, after_step=gradual.after_step)

@@ -14,8 +14,10 @@ from torch import nn
 
 from convcraft.data.durable_files import write_durably
 from convcraft.data.image_set import ImageSet
+from convcraft.data.spread import spread
 from convcraft.deploy.compress.channels import Cost
 from convcraft.deploy.compress.gate import VariantJudged, judge_variant
+from convcraft.deploy.compress.int8_answers import Int8Answers
 from convcraft.deploy.compress.sparse_storage import pack
 from convcraft.deploy.compress.timing import milliseconds_per_image
 from convcraft.deploy.compress.weights_pruning import prunable_weights, sparsity_of
@@ -25,6 +27,7 @@ from convcraft.statistics import wilson_interval
 from convcraft.training.checkpoint import CHECKPOINTS
 from convcraft.training.run_folder import RunDescription, load_result
 from convcraft.workflows.before import BEFORE
+from convcraft.workflows.export_images import CALIBRATION_IMAGES
 from convcraft.workflows.network_outputs import logits_of
 
 COMPRESSION = "compression.json"
@@ -37,6 +40,7 @@ class Side:
     """One network.
 
     accuracy, interval: on validation images (95 %, Wilson); None where there are none.
+    int8_accuracy, int8_interval: the same, answered in int8 as `Int8Answers` computes it; None where not asked for.
     zeros: share of the weights of convolutions and linear layers.
     file_bytes: of its weights as they are stored; packed_bytes: in the sparse format.
     milliseconds: for one image, by batch size, on the CPU in float32.
@@ -44,6 +48,8 @@ class Side:
 
     accuracy: float | None
     interval: tuple[float, float] | None
+    int8_accuracy: float | None
+    int8_interval: tuple[float, float] | None
     multiply_adds: int
     parameters: int
     zeros: float
@@ -95,13 +101,14 @@ def compare_sides(
     run: RunDescription,
     before: nn.Module,
     after: nn.Module,
+    train: ImageSet,
     val: ImageSet | None,
     groups: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> Compared:
     """Judge, time and weigh both networks; the packed result is kept as `SPARSE_FILE` where it is sparse.
 
     Args:
-        before, after: on the CPU, in evaluation mode.
+        before, after: on the CPU, in evaluation mode. train: int8 is calibrated on some of them, as exports are.
         groups: of `val`, judged beside the classes: name -> bool [N].
     """
     preprocess = run.preprocess
@@ -119,15 +126,18 @@ def compare_sides(
         packed = pack(network.state_dict())
         if name == "after" and run.config.compress.sparsity is not None:
             write_durably(run.folder / SPARSE_FILE, packed)
-        accuracy, interval = None, None
+        accuracy, interval, int8_accuracy, int8_interval = None, None, None, None
         if val is not None:
-            labels[name] = logits_of(network, val, num_workers=run.config.data.num_workers).argmax(axis=1)
-            correct = int((labels[name] == val.targets).sum())
-            accuracy, interval = correct / len(val), wilson_interval(correct, len(val))
+            labels[name] = _labels(network, run, val)
+            accuracy, interval = _right(labels[name], val)
+            if run.config.compress.int8:
+                int8_accuracy, int8_interval = _right(_labels(_in_int8(network, run, train), run, val), val)
         cost = Cost.of(network, shape)
         sides[name] = Side(
             accuracy=accuracy,
             interval=interval,
+            int8_accuracy=int8_accuracy,
+            int8_interval=int8_interval,
             multiply_adds=cost.multiply_adds,
             parameters=cost.parameters,
             zeros=sparsity_of(prunable_weights(network)),
@@ -144,3 +154,18 @@ def compare_sides(
         gate=gate,
         timed_on=f"{processor_name()}, {torch.get_num_threads()} threads",
     )
+
+
+def _labels(network: nn.Module, run: RunDescription, images: ImageSet) -> NDArray[np.int64]:
+    return logits_of(network, images, num_workers=run.config.data.num_workers).argmax(axis=1)
+
+
+def _right(labels: NDArray[np.int64], images: ImageSet) -> tuple[float, tuple[float, float]]:
+    """The share of right answers, with its interval."""
+    correct = int((labels == images.targets).sum())
+    return correct / len(images), wilson_interval(correct, len(images))
+
+
+def _in_int8(network: nn.Module, run: RunDescription, train: ImageSet) -> Int8Answers:
+    pixels = train.pixels_of(spread(len(train), CALIBRATION_IMAGES))
+    return Int8Answers(network, run.preprocess, run.preprocess.normalise(pixels))

@@ -25,6 +25,9 @@ from convcraft.workflows.evaluate_options import Asked
 
 EPOCHS, LEARNING_RATE = 10, 1e-3  # of a network that has learned already
 FRESH_EPOCHS, FRESH_LEARNING_RATE = 30, 2e-3  # of one that starts from nothing
+INT8_EPOCHS, INT8_LEARNING_RATE = 4, 1e-4  # of one that only learns to be rounded
+INT8_FROM = 0.5  # of the epochs, where something else makes the network smaller first
+INT8_PRECISION = "32-true"  # bfloat16 has 8 bits itself, and would round once more what is rounded
 WARM_UP_SHARE = 0.05  # of the epochs
 
 
@@ -34,6 +37,7 @@ def choose_compression(
     prune: float | None = None,
     into: str | None = None,
     sparsity: float | None = None,
+    int8: bool = False,
     distil: bool = False,
     data_dir: str | None = None,
     optim_settings: dict[str, Any] | None = None,
@@ -49,7 +53,8 @@ def choose_compression(
     Args:
         source: a finished run.
         prune: share of the multiply-adds to remove, in channels and blocks. into: another network to learn from it.
-        sparsity: share of the weights that become zero; may go with either. distil: the source teaches.
+        sparsity: share of the weights that become zero; may go with either. int8: weights and maps are
+            rounded as int8 exports round them; may go with all. distil: the source teaches.
         *_settings: fields of the sections; None leaves a field. assignments: "section.field=value", applied last.
 
     Raises:
@@ -57,24 +62,45 @@ def choose_compression(
     """
     run = read_run(source)
     read_summary(source)
-    _refuse(run, prune, into, sparsity, distil)
+    _refuse(run, prune, into, sparsity, int8, distil)
     fresh = into is not None
-    epochs = (training_settings or {}).get("epochs")
-    epochs = epochs if epochs is not None else FRESH_EPOCHS if fresh else EPOCHS
+    alone = int8 and prune is None and not fresh and sparsity is None
+    epochs, learning_rate = EPOCHS, LEARNING_RATE
+    if fresh:
+        epochs, learning_rate = FRESH_EPOCHS, FRESH_LEARNING_RATE
+    elif alone:
+        epochs, learning_rate = INT8_EPOCHS, INT8_LEARNING_RATE
+    asked_epochs = (training_settings or {}).get("epochs")
+    epochs = epochs if asked_epochs is None else asked_epochs
+    if int8 and epochs == 0:
+        fix = "Leave out --epochs 0; int8 without training is convcraft export RUN --format onnx:int8."
+        raise UserError("--int8 with --epochs 0", "epochs in which the network learns to be rounded", fix)
     was = run.config
     config = dataclasses.replace(
         was,
         recipe=None,
         preprocess=_as_asked(run.preprocess),
         model=ModelConfig(name=into) if into else dataclasses.replace(was.model, weights=None, freeze=()),
-        optim=OptimConfig(learning_rate=FRESH_LEARNING_RATE if fresh else LEARNING_RATE),
+        optim=OptimConfig(learning_rate=learning_rate),
         schedule=ScheduleConfig(warmup_epochs=WARM_UP_SHARE * epochs),
         training=dataclasses.replace(
-            was.training, epochs=epochs, select="last", engine="torch", ema_decay=None, early_stopping_epochs=None
+            was.training,
+            epochs=epochs,
+            select="last",
+            engine="torch",
+            ema_decay=None,
+            early_stopping_epochs=None,
+            precision=INT8_PRECISION if int8 else was.training.precision,
+            compile="off" if int8 else was.training.compile,
         ),
         finetune=FinetuneConfig(),
         compress=CompressConfig(
-            source=str(source.expanduser().absolute()), prune=prune, sparsity=sparsity, distil=distil or fresh
+            source=str(source.expanduser().absolute()),
+            prune=prune,
+            sparsity=sparsity,
+            int8=int8,
+            int8_from=INT8_FROM if int8 and not alone else 0.0,
+            distil=distil or fresh,
         ),
     )
     config = config.changed(
@@ -119,10 +145,12 @@ def repeat_compression(
     return assign(config, assignments)
 
 
-def _refuse(run: RunDescription, prune: float | None, into: str | None, sparsity: float | None, distil: bool) -> None:
-    if prune is None and into is None and sparsity is None:
-        fix = "Add --prune 0.5, --into NETWORK or --sparsity 0.8."
-        raise UserError("nothing that makes the run smaller", "--prune, --into or --sparsity", fix)
+def _refuse(
+    run: RunDescription, prune: float | None, into: str | None, sparsity: float | None, int8: bool, distil: bool
+) -> None:
+    if prune is None and into is None and sparsity is None and not int8:
+        fix = "Add --prune 0.5, --into NETWORK, --sparsity 0.8 or --int8."
+        raise UserError("nothing that makes the run smaller", "--prune, --into, --sparsity or --int8", fix)
     if prune is not None and into is not None:
         fix = "Leave one out; what --into made can be pruned afterwards."
         raise UserError("--prune and --into", "channels of the run's network, or another network", fix)
