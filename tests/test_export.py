@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +18,12 @@ from rich.console import Console
 
 from convcraft.cli.app import main
 from convcraft.config import RunConfig
+from convcraft.deploy.archive import read_files
 from convcraft.deploy.bundle import open_bundle
 from convcraft.errors import UserError
+from convcraft.training.run_folder import read_run
 from convcraft.workflows.export import parse_variants
+from convcraft.workflows.export_images import export_images
 from convcraft.workflows.train import train
 
 pytest.importorskip("onnxscript", reason="exporting needs the export extra")
@@ -186,3 +191,60 @@ def test_nothing_is_overwritten(run: Path, bundle: Path, tmp_path: Path) -> None
     assert bundle.read_bytes() == before
     assert leaves(["export", str(tmp_path), "--quiet"]) == 2
     assert leaves(["predict", str(tmp_path / "absent.zip"), str(bundle)]) == 2
+
+
+def files_of(bundle: Path) -> dict[str, bytes]:
+    """Without what names the moment of the export."""
+    return {name: content for name, content in read_files(bundle).items() if name != "bundle.json"}
+
+
+def test_a_bundle_may_be_a_folder(
+    run: Path, bundle: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = answered(["export", str(run), "--as-folder", "--out", str(tmp_path), "--quiet"], capsys)
+    folder = tmp_path / "digits-onnx-float32"
+    assert told["bundles"][0]["bundle"] == str(folder)
+    assert folder.is_dir()
+    assert files_of(folder) == files_of(bundle)
+    assert told["bundles"][0]["bundle_bytes"] == sum(
+        file.stat().st_size for file in folder.rglob("*") if file.is_file()
+    )
+    assert answered(["verify", str(folder)], capsys)["passed"]
+    ours, theirs = (answered(["predict", str(each), str(digits)], capsys)["predictions"] for each in (folder, bundle))
+    assert ours == theirs
+    assert leaves(["export", str(run), "--as-folder", "--out", str(tmp_path), "--quiet"]) == 2  # nothing is overwritten
+    (folder / "more.txt").write_text("more")
+    assert leaves(["verify", str(folder)]) == 1
+
+
+def test_probes_may_be_images_of_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = answered(["export", str(run), "--probes", "data", "--out", str(tmp_path), "--quiet"], capsys)
+    path = Path(told["bundles"][0]["bundle"])
+    made = open_bundle(path)
+    judges = export_images(read_run(run)).judges
+    assert judges is not None
+    probes = {name: content for name, content in read_files(path).items() if name.startswith("probes/image_")}
+    assert len(probes) == len(made.manifest.probes) == 16
+    for at, content in enumerate(probes[name] for name in sorted(probes)):
+        pixels = np.array(Image.open(io.BytesIO(content)))
+        assert np.array_equal(made.preprocess.pixels(content), judges.pixels[at])
+        assert np.array_equal(pixels.reshape(judges.pixels[at].shape), judges.pixels[at])
+    right = [
+        probe.label == made.classes[target] for probe, target in zip(made.manifest.probes, judges.targets, strict=False)
+    ]
+    assert np.mean(right) > 0.5  # they are the run's own pictures, in order
+    assert answered(["verify", str(path)], capsys)["passed"]
+
+
+def test_probes_of_data_need_the_data(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("bundles"))
+    settings = RunConfig.load(copy / "config.yaml")
+    settings.changed(data={"source": str(tmp_path / "gone")}).save(copy / "config.yaml")
+    assert leaves(["export", str(copy), "--probes", "data", "--quiet"]) == 2
+    assert "--probes data without the data" in capsys.readouterr().err
+    assert not (copy / "bundles").exists()
+    assert leaves(["export", str(copy), "--probes", "real", "--quiet"]) == 2
+    told = answered(["export", str(copy), "--quiet"], capsys)  # drawings need none
+    assert told["trade_off"] is None
+    assert any("cannot be opened" in note for note in told["notes"])

@@ -15,7 +15,7 @@ class Variant:
     name: "onnx int8". accuracy: on `num_images` images, the same for all variants; interval: 95 % (Wilson).
     agreement: share of images that it calls as the run's own network does.
     milliseconds: for one image, median; slow, quick: the quartiles. size_bytes: of what is stored of the network.
-    command: that makes it.
+    command: that makes it. worse: classes and groups in which it is shown to be worse than the run's own network.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Variant:
     slow: float
     size_bytes: int
     command: str
+    worse: tuple[str, ...] = ()
 
     def beaten_by(self, other: Variant) -> bool:
         """Whether the other is no worse in accuracy, time and size, and better in one of them."""
@@ -79,4 +80,7 @@ class TradeOff:
 
 def _variants(saved: Sequence[Mapping[str, Any]]) -> tuple[Variant, ...]:
     kept = ({key: value for key, value in entry.items() if key != "on_front"} for entry in saved)
-    return tuple(Variant(**{**entry, "interval": tuple(entry["interval"])}) for entry in kept)
+    return tuple(
+        Variant(**{**entry, "interval": tuple(entry["interval"]), "worse": tuple(entry.get("worse", ()))})
+        for entry in kept
+    )

@@ -65,7 +65,7 @@ def trade_off_plot(found: TradeOff) -> Figure:
 
 
 def _table(found: TradeOff) -> html.Html:
-    header = ("", "variant", "best", "accuracy", "95 %", "agrees", "ms", "MB", "made by")
+    header = ("", "variant", "best", "accuracy", "95 %", "agrees", "worse in", "ms", "MB", "made by")
     rows = [
         (
             number,
@@ -74,6 +74,7 @@ def _table(found: TradeOff) -> html.Html:
             percent(variant.accuracy, variant.num_images),
             interval_percent(variant.interval, variant.num_images),
             percent(variant.agreement, variant.num_images),
+            ", ".join(variant.worse),
             f"{variant.milliseconds:.3g}",
             f"{variant.size_bytes / 1e6:.2f}",
             element("code", variant.command),

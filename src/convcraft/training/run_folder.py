@@ -151,6 +151,8 @@ def load_result(run: RunDescription) -> ResultWeights:
     checkpoints = run.folder / CHECKPOINTS
     summary = read_json(run.folder / SUMMARY) if (run.folder / SUMMARY).exists() else None
     fix = "Restore the file, or train again: with the same config.yaml the same weights come out."
+    if summary is not None and not (isinstance(summary, dict) and {"checkpoint", "weights_sha256"} <= summary.keys()):
+        raise UserError(f"{run.folder / SUMMARY} names no weights", "a summary as training wrote it", fix)
     try:
         name = summary["checkpoint"] if summary is not None else _result_name(run)
         chosen = load_checkpoint(checkpoints / name)

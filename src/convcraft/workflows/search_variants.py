@@ -1,8 +1,8 @@
 """`convcraft compress RUN --target-latency ...`: the mildest combination that is quick and small enough.
 
 Tried in this order, each judged and timed beside all others: exports that change nothing, lower precision, then pruning
-with training and the same exports of what is left. The first that reaches every target without losing too much ends the
-search; what was made on the way stays, and the run's page shows all of it.
+with training and the same exports of what is left. The first that reaches every target without losing too much, in the
+mean or in any class or declared group, ends the search; what was made on the way stays, and the run's page shows it.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class Targets:
             missed.append(f"{variant.size_bytes / 1e6:.3g} MB")
         if own.accuracy - variant.accuracy > self.max_drop + 1e-9:
             missed.append(f"{100 * (own.accuracy - variant.accuracy):.1f} points less right")
+        missed += [f"worse in {part}" for part in variant.worse]
         return missed
 
 

@@ -19,6 +19,7 @@ from convcraft.config import RunConfig
 from convcraft.data.durable_files import read_json, write_json
 from convcraft.data.sample import Progress
 from convcraft.deploy.bundle import is_bundle
+from convcraft.deploy.compress.gate import VariantJudged, judge_variant
 from convcraft.deploy.formats.form import Runtime
 from convcraft.deploy.judges import Judges
 from convcraft.deploy.machine import processor_name
@@ -26,8 +27,9 @@ from convcraft.deploy.predictor import Predictor
 from convcraft.errors import UserError
 from convcraft.evaluation.trade_off import TradeOff, Variant
 from convcraft.statistics import wilson_interval
-from convcraft.training.checkpoint import CHECKPOINTS
-from convcraft.training.run_folder import CONFIG, SUMMARY, RunDescription, load_result, read_run
+from convcraft.training.checkpoint import CHECKPOINTS, MANIFEST
+from convcraft.training.run_folder import CONFIG, SUMMARY, RunDescription, load_result, read_run, read_summary
+from convcraft.workflows.before import BEFORE
 from convcraft.workflows.run_network import RunNetwork
 
 VARIANTS, BUNDLES = "variants.json", "bundles"
@@ -46,13 +48,13 @@ class _Candidate:
 
 
 def weigh(run: RunDescription, judges: Judges, progress: Progress | None = None) -> tuple[TradeOff, tuple[str, ...]]:
-    """Judge and time every variant that lies in a run's folder, and keep the figures there.
+    """Judge and time every variant that lies in a run's folder or beside it, and keep the figures there.
 
     Args:
-        judges: labelled images that are no test images.
+        judges: labelled images that are no test images, and groups of them that are judged beside the classes.
 
     Returns:
-        the figures, and sentences about bundles that could not be opened.
+        the figures, and sentences about bundles and compressed runs that were left out: damaged, or of another network.
     """
     notes: list[str] = []
     candidates = list(_candidates(run, notes))
@@ -64,7 +66,8 @@ def weigh(run: RunDescription, judges: Judges, progress: Progress | None = None)
             progress(at, len(candidates), "judging")
         labels = _labels(candidate, judges.pixels)
         own = labels if own is None else own
-        variants.append(_described(candidate, taken, labels, judges.targets, own))
+        judged = judge_variant(own, labels, judges.targets, judges.groups, classes=run.classes)
+        variants.append(_described(candidate, taken, labels, judges.targets, judged))
     threads = f"{torch.get_num_threads()} threads"
     found = TradeOff(tuple(variants), judges.name, f"{processor_name()}, {threads}")
     write_json(run.folder / VARIANTS, found.to_dict())
@@ -81,9 +84,14 @@ def _candidates(run: RunDescription, notes: list[str]) -> Iterator[_Candidate]:
     """The run first."""
     yield _of_run(run, "as trained (torch)")
     yield from _of_bundles(run, "", notes)
-    for folder in _compressed(run.folder):
+    weights_sha256 = load_result(run).sha256
+    for folder in _compressed(run.folder, weights_sha256):
         try:
             compressed = read_run(folder)
+            read_summary(folder)
+            if _source_sha256(folder) != weights_sha256 or compressed.classes != run.classes:
+                notes.append(f"{folder.name} was left out: it was made from other weights than {_name(run)} has now")
+                continue
             if compressed.preprocess != run.preprocess:
                 notes.append(f"{folder.name} was left out: it takes other pixels")
                 continue
@@ -94,8 +102,9 @@ def _candidates(run: RunDescription, notes: list[str]) -> Iterator[_Candidate]:
         yield from _of_bundles(compressed, f"{folder.name} ", notes)
 
 
-def _compressed(run: Path) -> Iterator[Path]:
-    """Finished runs beside this one that were made from it."""
+def _compressed(run: Path, weights_sha256: str) -> Iterator[Path]:
+    """Finished runs beside this one that name it as their source, or that keep its weights as those they began with:
+    folders may have been moved together."""
     for folder in sorted(run.resolve().parent.iterdir()):
         if not (folder / SUMMARY).is_file() or not (folder / CONFIG).is_file():
             continue
@@ -103,8 +112,20 @@ def _compressed(run: Path) -> Iterator[Path]:
             source = RunConfig.load(folder / CONFIG).compress.source
         except UserError:  # a run of another version; whether it came from this one cannot be known
             continue
-        if source is not None and Path(source).resolve() == run.resolve():
+        if source is not None and (Path(source).resolve() == run.resolve() or _source_sha256(folder) == weights_sha256):
             yield folder
+
+
+def _source_sha256(compressed: Path) -> str | None:
+    """Of the weights that a compressed run was made from; None where it does not say."""
+    try:
+        return str(read_json(compressed / CHECKPOINTS / BEFORE / MANIFEST)["files"]["model.safetensors"]["sha256"])
+    except (UserError, KeyError, TypeError):
+        return None
+
+
+def _name(run: RunDescription) -> str:
+    return run.folder.resolve().name
 
 
 def _of_run(run: RunDescription, name: str) -> _Candidate:
@@ -142,8 +163,12 @@ def _of_bundles(run: RunDescription, prefix: str, notes: list[str]) -> Iterator[
             notes.append(f"{path.name} was left out: it is of another network")
             continue
         size = sum(len(content) for content in predictor.bundle.model.values())
-        command = f"convcraft export {run.folder.resolve().name} --format {manifest.format}:{manifest.precision}"
-        yield _Candidate(f"{prefix}{manifest.format} {manifest.precision}", _logits_of(predictor), size, command)
+        command = f"convcraft export {_name(run)} --format {manifest.format}:{manifest.precision}"
+        name = f"{prefix}{manifest.format} {manifest.precision}"
+        usual = f"{_name(run)}-{manifest.format}-{manifest.precision}.zip"
+        if path.name != usual:  # a folder, or a copy
+            name += f" ({path.name})"
+        yield _Candidate(name, _logits_of(predictor), size, command)
 
 
 def _logits_of(predictor: Predictor) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
@@ -175,7 +200,7 @@ def _described(
     seconds: Sequence[float],
     labels: NDArray[np.int64],
     targets: NDArray[np.int64],
-    own: NDArray[np.int64],
+    judged: VariantJudged,
 ) -> Variant:
     quick, middle, slow = 1000 * np.percentile(seconds, [25, 50, 75])
     right = int((labels == targets).sum())
@@ -184,10 +209,11 @@ def _described(
         accuracy=right / len(targets),
         interval=wilson_interval(right, len(targets)),
         num_images=len(targets),
-        agreement=float((labels == own).mean()),
+        agreement=judged.agreement,
         milliseconds=float(middle),
         quick=float(quick),
         slow=float(slow),
         size_bytes=candidate.size_bytes,
         command=candidate.command,
+        worse=tuple(part.name for part in judged.worse),
     )
