@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,9 +30,13 @@ from convcraft.cli.options import (
 from convcraft.cli.printing import print_answer, print_classes, print_json, print_report
 from convcraft.errors import UserError
 
+if TYPE_CHECKING:
+    from convcraft.workflows.evaluate import EvaluateResult
+    from convcraft.workflows.evaluate_bundle import BundleEvaluation
+
 
 def evaluate(
-    run: RunFolder,
+    run: RunOrBundle,
     data: Annotated[str | None, typer.Argument(metavar="DATA", help="Other labelled data than the run's own.")] = None,
     test_split: Annotated[str | None, typer.Option(help="Which split of DATA to judge on.")] = None,
     data_dir: DataDir = None,
@@ -58,20 +62,22 @@ def evaluate(
     with_: Annotated[
         list[Path] | None, typer.Option("--with", metavar="RUN", help="Also the mean with this run; may be repeated.")
     ] = None,
+    native_code: NativeCode = False,
     seed: Seed = None,
     device: Device = "auto",
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Judge a run on test images that training never saw, and draw its report.
+    """Judge a run on test images that training never saw, and draw its report; or a bundle on labelled images.
 
     Ends with 1 where a gate is not passed. Examples: convcraft evaluate runs/mnist
     convcraft evaluate runs/photos --slice-column camera --fail-under 0.9 --fail-gap 0.1
     convcraft evaluate runs/mnist --robustness
+    convcraft evaluate photos-onnx-float32.zip new-photos/ --fail-under 0.9
     """
+    from convcraft.deploy.bundle import is_bundle
     from convcraft.workflows.console import make_console
-    from convcraft.workflows.evaluate import evaluate as run_evaluate
     from convcraft.workflows.evaluate_options import Asked, class_groups_of, gate_of
 
     asked = Asked(
@@ -83,14 +89,24 @@ def evaluate(
         views=tta,
         members=tuple(with_ or ()),
     )
-    result = run_evaluate(
-        run, data, test_split=test_split, data_dir=data_dir, device=device, asked=asked, console=make_console(quiet)
-    )
+    console = make_console(quiet)
+    result: EvaluateResult | BundleEvaluation
+    if is_bundle(run):
+        from convcraft.workflows.evaluate_bundle import evaluate_bundle
+
+        result = evaluate_bundle(
+            run, data or data_dir, test_split=test_split, asked=asked, allow_native_code=native_code, console=console
+        )
+    else:
+        from convcraft.workflows.evaluate import evaluate as run_evaluate
+
+        result = run_evaluate(
+            run, data, test_split=test_split, data_dir=data_dir, device=device, asked=asked, console=console
+        )
     print_report(result.report, f"{result.report.num_images} test images of {result.data}")
     print_classes(result.report, quiet)
     for what, sentence in result.lines:
         print(f"{what:<12} {sentence}")
-    print(f"report       {result.report_file}")
     if json_:
         print_json(result.to_dict())
     if result.more.gate is not None and not result.more.gate.passed:

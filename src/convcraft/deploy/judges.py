@@ -47,6 +47,4 @@ def source_outputs(network: ExportNetwork, pixels: NDArray[np.uint8]) -> Outputs
 def session_outputs(session: Session, network: ExportNetwork, pixels: NDArray[np.uint8]) -> Outputs:
     """What the exported network says of them."""
     starts = range(0, len(pixels), BATCH_SIZE)
-    parts = [session(network.inputs_of(pixels[start : start + BATCH_SIZE])) for start in starts]
-    features = [part.features for part in parts if part.features is not None]
-    return Outputs(np.concatenate([part.logits for part in parts]), np.concatenate(features) if features else None)
+    return Outputs.joined([session(network.inputs_of(pixels[start : start + BATCH_SIZE])) for start in starts])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,3 +16,9 @@ class Outputs:
 
     logits: NDArray[np.float32]
     features: NDArray[np.float32] | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Outputs]) -> Outputs:
+        """Batches in a row; at least one."""
+        features = [part.features for part in parts if part.features is not None]
+        return cls(np.concatenate([part.logits for part in parts]), np.concatenate(features) if features else None)

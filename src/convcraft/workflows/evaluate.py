@@ -86,9 +86,13 @@ class EvaluateResult:
 
     @property
     def lines(self) -> tuple[tuple[str, str], ...]:
-        """(what, sentence) of the further figures, for standard output."""
+        """(what, sentence) of the further figures and the page, for standard output."""
         withstood = () if self.robustness is None else self.robustness.sentences
-        return (*self.more.lines, *(("robustness", sentence) for sentence in withstood))
+        return (
+            *self.more.lines,
+            *(("robustness", sentence) for sentence in withstood),
+            ("report", str(self.report_file)),
+        )
 
 
 def evaluate(
