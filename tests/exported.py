@@ -13,7 +13,7 @@ from convcraft.data.preprocess import Preprocess
 from convcraft.deploy.export_network import ExportNetwork
 from convcraft.deploy.formats.catalogue import find_format
 from convcraft.deploy.judges import Judges
-from convcraft.deploy.make_bundle import Made, Source, make_bundle
+from convcraft.deploy.make_bundle import MadeBundle, Source, make_bundle
 from convcraft.deploy.probes import made_pictures
 from convcraft.evaluation.trust import TRUST, fit_trust
 from convcraft.models.build import build_model
@@ -68,7 +68,7 @@ def source_of(
     )
 
 
-def made_of(source: Source, form: str = "onnx", precision: str = "float32", judges: Judges | None = None) -> Made:
+def made_of(source: Source, form: str = "onnx", precision: str = "float32", judges: Judges | None = None) -> MadeBundle:
     contract = source.preprocess
     pictures = made_pictures(contract.height, contract.width)
     calibration = np.stack([contract.pixels(picture.content) for picture in pictures])

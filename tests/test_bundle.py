@@ -21,7 +21,7 @@ from convcraft.deploy.bundle import CLASSES, MANIFEST, PREPROCESS, open_bundle
 from convcraft.deploy.export_network import ExportNetwork
 from convcraft.deploy.formats.form import FEATURES
 from convcraft.deploy.judges import source_outputs
-from convcraft.deploy.make_bundle import Made
+from convcraft.deploy.make_bundle import MadeBundle
 from convcraft.deploy.predictor import Predictor
 from convcraft.deploy.probes import drawing, made_pictures
 from convcraft.errors import UserError
@@ -49,12 +49,12 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def colour() -> Made:
+def colour() -> MadeBundle:
     return made_of(source_of(small_network("resnet20_cifar", 7, COLOUR), COLOUR, CLASSES_OF))
 
 
 @pytest.fixture(scope="module")
-def grey() -> Made:
+def grey() -> MadeBundle:
     return made_of(source_of(small_network("lenet5", 7, GREY), GREY, CLASSES_OF))
 
 
@@ -65,7 +65,7 @@ def written(files: Files, folder: Path, *, zipped: bool = True) -> Path:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_answers_as_the_source(colour: Made, tmp_path: Path, zipped: bool) -> None:
+def test_answers_as_the_source(colour: MadeBundle, tmp_path: Path, zipped: bool) -> None:
     predictor = Predictor.open(written(colour.files, tmp_path, zipped=zipped))
     pixels = np.stack([COLOUR.pixels(drawing(seed, 60, 80)) for seed in range(100, 105)])
     source = source_of(small_network("resnet20_cifar", 7, COLOUR), COLOUR, CLASSES_OF)
@@ -78,7 +78,7 @@ def test_answers_as_the_source(colour: Made, tmp_path: Path, zipped: bool) -> No
     assert answer.ranking[0][1] != pytest.approx(own, abs=1e-6)  # the temperature is at work
 
 
-def test_one_bad_picture_disturbs_no_other(colour: Made, tmp_path: Path) -> None:
+def test_one_bad_picture_disturbs_no_other(colour: MadeBundle, tmp_path: Path) -> None:
     predictor = Predictor.open(written(colour.files, tmp_path))
     good, bad = predictor.predict([made_pictures(32, 32)[1].content, b"no picture"])
     assert good.problem is None
@@ -105,7 +105,7 @@ def test_pixels_in_and_features(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mutant", sorted(FORGERIES))
 @pytest.mark.parametrize("kind", ["colour", "grey"])
 def test_forged_bundles_are_refused(mutant: str, kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    made: Made = request.getfixturevalue(kind)
+    made: MadeBundle = request.getfixturevalue(kind)
     path = written(FORGERIES[mutant](made.files), tmp_path)
     with pytest.raises(UserError):
         Predictor.open(path)
@@ -119,14 +119,14 @@ def test_readers_that_differ_are_refused(
     contract = COLOUR if kind == "colour" else GREY
     if reason := cannot_matter(mutant, contract):
         pytest.skip(reason)
-    made: Made = request.getfixturevalue(kind)
+    made: MadeBundle = request.getfixturevalue(kind)
     path = written(made.files, tmp_path)
     with READERS[mutant](), pytest.raises(UserError, match="probe"):
         Predictor.open(path)
     Predictor.open(path)  # the refusal was not remembered, and the bundle is sound
 
 
-def test_dropped_batch_norms_are_refused(colour: Made, tmp_path: Path) -> None:
+def test_dropped_batch_norms_are_refused(colour: MadeBundle, tmp_path: Path) -> None:
     model = small_network("resnet20_cifar", 7, COLOUR)
     assert batch_norms_dropped(model)
     other = made_of(source_of(model, COLOUR, CLASSES_OF))
@@ -136,14 +136,14 @@ def test_dropped_batch_norms_are_refused(colour: Made, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.onnx", CLASSES, PREPROCESS, TRUST, "probes/tiny.png", "parity.json"])
-def test_one_changed_byte_is_named(colour: Made, name: str, tmp_path: Path) -> None:
+def test_one_changed_byte_is_named(colour: MadeBundle, name: str, tmp_path: Path) -> None:
     content = bytearray(colour.files[name])
     content[len(content) // 2] ^= 1
     with pytest.raises(UserError, match=name):
         open_bundle(written({**colour.files, name: bytes(content)}, tmp_path))
 
 
-def test_missing_and_further_files_are_named(colour: Made, tmp_path: Path) -> None:
+def test_missing_and_further_files_are_named(colour: MadeBundle, tmp_path: Path) -> None:
     folder = written(colour.files, tmp_path, zipped=False)
     (folder / "extra.txt").write_text("x")
     with pytest.raises(UserError, match=r"extra\.txt"):
@@ -154,14 +154,14 @@ def test_missing_and_further_files_are_named(colour: Made, tmp_path: Path) -> No
         open_bundle(folder)
 
 
-def test_trust_of_another_network_is_refused(colour: Made, tmp_path: Path) -> None:
+def test_trust_of_another_network_is_refused(colour: MadeBundle, tmp_path: Path) -> None:
     saved = {**json.loads(colour.files[TRUST]), "weights_sha256": "1" * 64}
     with pytest.raises(UserError, match="other weights"):
         open_bundle(written(forged(colour.files, {TRUST: json.dumps(saved).encode()}), tmp_path))
 
 
 def test_probes_are_remembered_for_this_bundle_alone(
-    colour: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    colour: MadeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(colour.files, tmp_path)
     Predictor.open(path)
@@ -176,7 +176,7 @@ def test_probes_are_remembered_for_this_bundle_alone(
     assert len(tried) == 2
 
 
-def test_a_later_bundle_version_says_so(colour: Made, tmp_path: Path) -> None:
+def test_a_later_bundle_version_says_so(colour: MadeBundle, tmp_path: Path) -> None:
     saved = {**json.loads(colour.files[MANIFEST]), "version": 99}
     with pytest.raises(UserError, match="version"):
         open_bundle(written({**colour.files, MANIFEST: json.dumps(saved).encode()}, tmp_path))
@@ -209,7 +209,7 @@ def test_made_pictures_are_sixteen_kinds() -> None:
     assert sum(len(picture.content) for picture in pictures) < 1_000_000
 
 
-def test_tolerance_of_float32_is_fixed(colour: Made) -> None:
+def test_tolerance_of_float32_is_fixed(colour: MadeBundle) -> None:
     assert colour.tolerance == 1e-4
     assert colour.parity.relative_difference <= 1e-4
     assert FEATURES not in json.loads(colour.files["parity.json"])["probes"]

@@ -29,15 +29,15 @@ MILLISECONDS = {"as trained (torch)": 10.0, "onnx float32": 5.0, "run-pruned-50 
 PRUNED_ONNX, PRUNED_TORCH = "run-pruned-50 onnx float32", "run-pruned-50 (torch)"
 
 
-def times_of(names: Sequence[str]) -> list[list[float]]:
+def injected(calls: Sequence[Any], progress: object) -> list[list[float]]:
     """As if measured: seconds of each variant for one image."""
-    return [[MILLISECONDS.get(name, 2.0) / 1000] * 3 for name in names]
+    return [[MILLISECONDS.get(call.args[0].name, 2.0) / 1000] * 3 for call in calls]
 
 
 @pytest.fixture(autouse=True)
 def _injected_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times are given; whatever is made, judged, weighed and chosen is real. One export and one share are enough."""
-    monkeypatch.setattr(weighing, "_timed", lambda candidates, *_: times_of([each.name for each in candidates]))
+    monkeypatch.setattr(weighing, "seconds_in_turns", injected)
     monkeypatch.setattr(
         "convcraft.workflows.compress_result.milliseconds_per_image",
         lambda *given: milliseconds_per_image(*given, rounds=1),

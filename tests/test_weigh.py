@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from convcraft.config import RunConfig
-from convcraft.deploy.compress.timing import milliseconds_per_image
+from convcraft.deploy.compress.timing import milliseconds_per_image, seconds_in_turns
 from convcraft.deploy.judges import Judges
 from convcraft.evaluation.trade_off import TradeOff
 from convcraft.training.run_folder import read_run
@@ -37,8 +37,9 @@ CONFIG = RunConfig().changed(
 @pytest.fixture(autouse=True)
 def _quick_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rounds: how long it takes is no question here."""
-    monkeypatch.setattr(weighing, "ROUNDS", 1)
-    monkeypatch.setattr(weighing, "WARM_UP", 0)
+    monkeypatch.setattr(
+        weighing, "seconds_in_turns", lambda calls, progress: seconds_in_turns(calls, rounds=1, progress=progress)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from convcraft.deploy.plain_zip import packed_files, unpacked
 from convcraft.deploy.refusal import Refused, named, shown
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}(/[A-Za-z0-9._-]{1,100})?", re.ASCII)
-MARK = "bundle.json"  # a folder with this file may be replaced by a new bundle
+MANIFEST = "bundle.json"  # a folder with this file may be replaced by a new bundle
 ELSEWHERE = "Nothing was written. Choose another place."
 MAX_FILES = 200
 MAX_BYTES = 4 << 30  # of all files together, unpacked
@@ -60,7 +60,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     """
     with named(str(path), ELSEWHERE):
         _check_names(list(files))
-        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / MARK).is_file())):
+        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / MANIFEST).is_file())):
             raise Refused("is not an empty folder and holds no bundle", "a new name, or the folder of an older bundle")
     path.parent.mkdir(parents=True, exist_ok=True)
     with _folder_beside(path) as beside:

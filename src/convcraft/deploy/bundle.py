@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from convcraft.data.durable_files import json_bytes
 from convcraft.data.preprocess import Preprocess
-from convcraft.deploy.archive import read_files
+from convcraft.deploy.archive import MANIFEST, read_files
 from convcraft.deploy.formats.catalogue import find_format
 from convcraft.deploy.formats.form import FEATURES, LOGITS, Format
 from convcraft.deploy.probes import FOLDER as PROBES
@@ -37,13 +38,7 @@ from convcraft.evaluation.temperature import LOSSES
 from convcraft.evaluation.trust import ODD, TENSORS, TRUST, Trust, trust_from_files
 
 VERSION = 1
-MANIFEST, CLASSES, PREPROCESS, PARITY, CARD = (
-    "bundle.json",
-    "classes.json",
-    "preprocess.json",
-    "parity.json",
-    "MODEL_CARD.md",
-)
+CLASSES, PREPROCESS, PARITY, CARD = "classes.json", "preprocess.json", "parity.json", "MODEL_CARD.md"
 EXPECTED = f"{PROBES}/expected.safetensors"
 EXACT = 1e-4  # of the logit range: float32 in another order of sums
 LARGEST_TOLERANCE = 0.25  # of the logit range, in lower precision
@@ -87,7 +82,7 @@ class Manifest:
     files: dict[str, dict[str, Any]]
 
     def to_bytes(self) -> bytes:
-        return (json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode()
+        return json_bytes(asdict(self))
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Manifest:

@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convcraft.deploy.export_network import ExportNetwork
-from convcraft.deploy.formats.form import Session
+from convcraft.deploy.formats.form import BATCH_SIZE, Session
 from convcraft.evaluation.outputs import Outputs
-
-BATCH_SIZE = 16
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from convcraft.data.durable_files import json_bytes
 from convcraft.data.preprocess import Preprocess
 from convcraft.deploy.bundle import (
     CARD,
@@ -68,7 +68,7 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class MadeBundle:
     """files: of the bundle, with bundle.json. parity: on real images, or on the probes where there were none.
 
     gate: class by class against the source, in lower precision than float32; None without images. kept: layers that
@@ -89,7 +89,7 @@ def make_bundle(
     pictures: Sequence[Picture],
     judges: Judges | None,
     calibration: NDArray[np.uint8],
-) -> Made:
+) -> MadeBundle:
     """Write the network in a format, run it there, and hold it against the source.
 
     Args:
@@ -120,9 +120,9 @@ def make_bundle(
     files = {
         **model,
         **trust,
-        CLASSES: _json(list(source.classes)),
-        PREPROCESS: _json(source.preprocess.as_dict()),
-        PARITY: _json(
+        CLASSES: json_bytes(list(source.classes)),
+        PREPROCESS: json_bytes(source.preprocess.as_dict()),
+        PARITY: json_bytes(
             {
                 "real": parity.to_dict() if judges is not None else None,
                 "probes": on_probes.to_dict(),
@@ -156,7 +156,7 @@ def make_bundle(
         files=described(files),
     )
     refuse_private({MANIFEST: manifest.to_bytes(), **files})
-    return Made({MANIFEST: manifest.to_bytes(), **files}, parity, tolerance, gated.gate, gated.kept)
+    return MadeBundle({MANIFEST: manifest.to_bytes(), **files}, parity, tolerance, gated.gate, gated.kept)
 
 
 def _tolerance(form: Format, precision: str, expected: Outputs, got: Outputs, parity: Parity) -> float:
@@ -187,7 +187,3 @@ def _tolerance(form: Format, precision: str, expected: Outputs, got: Outputs, pa
 def _expected(outputs: Outputs) -> dict[str, NDArray[np.float32]]:
     found = {LOGITS: np.ascontiguousarray(outputs.logits)}
     return found if outputs.features is None else {**found, FEATURES: np.ascontiguousarray(outputs.features)}
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from convcraft.data.preprocess import ImageLike, Preprocess
 from convcraft.deploy.answering import answer_pictures
 from convcraft.deploy.bundle import Bundle, open_bundle
-from convcraft.deploy.formats.form import Runtime, Session
+from convcraft.deploy.formats.form import BATCH_SIZE, Runtime, Session
 from convcraft.deploy.machine import package_version
 from convcraft.deploy.probe_check import refuse_failed, try_probes
 from convcraft.deploy.remembered import recall, remember
@@ -26,8 +26,7 @@ from convcraft.evaluation.answers import ImagePrediction
 from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.trust import Trust
 
-BATCH_SIZE = 16
-PASSED, MADE = "probes", "made"  # what is remembered of a bundle
+PASSED, EXPORTED_HERE = "probes", "made"  # what is remembered of a bundle
 
 
 class Predictor:
@@ -61,7 +60,7 @@ class Predictor:
             UserError: no bundle, a changed or hostile one, a runtime that is not installed, or probes that fail.
         """
         bundle = open_bundle(Path(path))
-        allow_native_code = allow_native_code or recall(bundle, MADE) is True
+        allow_native_code = allow_native_code or recall(bundle, EXPORTED_HERE) is True
 
         def start(given: Runtime) -> Session:
             return open_session(bundle, given, allow_native_code=allow_native_code)
@@ -108,7 +107,7 @@ class Predictor:
 
 def remember_made(path: Path) -> None:
     """Note that a bundle was exported here, by this user."""
-    remember(open_bundle(path), MADE, True)
+    remember(open_bundle(path), EXPORTED_HERE, True)
 
 
 def open_session(bundle: Bundle, runtime: Runtime, *, allow_native_code: bool = False) -> Session:

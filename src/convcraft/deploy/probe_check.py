@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from convcraft.data.images import BadImage
 from convcraft.deploy.bundle import Bundle
-from convcraft.deploy.formats.form import Session
+from convcraft.deploy.formats.form import BATCH_SIZE, Session
 from convcraft.deploy.probes import pixels_sha256
 from convcraft.errors import UserError
 from convcraft.evaluation.outputs import Outputs
 
-BATCH_SIZE = 16  # that a predictor sends pictures in, unless it is told or has measured another
 FIX = (
     "Do not use it here: its answers would be others than those it was judged by. Export the run again on this machine."
 )

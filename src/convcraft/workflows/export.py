@@ -17,7 +17,7 @@ from convcraft.deploy.compress.gate import VariantJudged
 from convcraft.deploy.export_network import ExportNetwork
 from convcraft.deploy.formats.catalogue import find_format
 from convcraft.deploy.formats.form import Format
-from convcraft.deploy.make_bundle import Made, Source, make_bundle
+from convcraft.deploy.make_bundle import MadeBundle, Source, make_bundle
 from convcraft.deploy.parity import Parity
 from convcraft.deploy.predictor import remember_made
 from convcraft.deploy.probes import Picture, made_pictures
@@ -41,7 +41,7 @@ FLOAT32_GROUPS = (
 
 
 @dataclass(frozen=True)
-class Variant:
+class ExportAs:
     """A format in a precision: "onnx", "openvino:int8"."""
 
     form: Format
@@ -57,7 +57,7 @@ class Exported:
     """One bundle. bytes: of the model files; of the whole bundle. tolerance: what its probes may be off at load."""
 
     path: Path
-    variant: Variant
+    variant: ExportAs
     parity: Parity
     model_bytes: int
     bundle_bytes: int
@@ -99,7 +99,7 @@ class ExportResult:
         }
 
 
-def parse_variants(formats: Sequence[str], precision: str | None) -> tuple[Variant, ...]:
+def parse_variants(formats: Sequence[str], precision: str | None) -> tuple[ExportAs, ...]:
     """
     Args:
         formats: "onnx", or with a precision "openvino:int8". precision: of those that name none.
@@ -107,7 +107,7 @@ def parse_variants(formats: Sequence[str], precision: str | None) -> tuple[Varia
     Raises:
         UserError: an unknown format, a precision that it has not, or one twice.
     """
-    variants: list[Variant] = []
+    variants: list[ExportAs] = []
     for given in formats:
         name, _, own = given.partition(":")
         form = find_format(name)
@@ -115,7 +115,7 @@ def parse_variants(formats: Sequence[str], precision: str | None) -> tuple[Varia
         if wanted not in form.precisions:
             fix = f"For example: --format {form.name}:{form.precisions[0]}"
             raise UserError(f"{form.name} in {wanted!r}", f"one of {', '.join(form.precisions)}", fix)
-        variant = Variant(form, wanted)
+        variant = ExportAs(form, wanted)
         if variant in variants:
             raise UserError(f"{variant.label} twice", "each variant once", "Leave one out.")
         variants.append(variant)
@@ -124,7 +124,7 @@ def parse_variants(formats: Sequence[str], precision: str | None) -> tuple[Varia
 
 def export(
     run: Path,
-    variants: Sequence[Variant],
+    variants: Sequence[ExportAs],
     *,
     out: Path | None = None,
     as_zip: bool = True,
@@ -159,7 +159,7 @@ def export(
     places = [folder / f"{run.resolve().name}-{variant.label}{'.zip' if as_zip else ''}" for variant in variants]
     _refuse_taken(places)
     exported: list[Exported] = []
-    failed: list[tuple[Variant, UserError]] = []
+    failed: list[tuple[ExportAs, UserError]] = []
     with data_progress(console) as progress:
         images = export_images(description, progress, asked)
         _refuse_missing(images, variants, probes, asked is not None and asked.has_slices, run)
@@ -195,7 +195,7 @@ def _refuse_taken(places: Sequence[Path]) -> None:
             raise UserError(f"{place} is there already", "a new name", "Remove it, or choose another --out.")
 
 
-def _refuse_missing(images: ExportImages, variants: Sequence[Variant], probes: str, grouped: bool, run: Path) -> None:
+def _refuse_missing(images: ExportImages, variants: Sequence[ExportAs], probes: str, grouped: bool, run: Path) -> None:
     """Ranges for int8, probes of real images and declared groups come from the run's data."""
     needing = [variant.label for variant in variants if variant.precision == "int8"]
     needing += ["--probes data"] if probes == "data" else []
@@ -246,7 +246,7 @@ def _pictures(run: RunDescription, images: ExportImages, probes: str) -> tuple[P
     )
 
 
-def _described(place: Path, variant: Variant, made: Made) -> Exported:
+def _described(place: Path, variant: ExportAs, made: MadeBundle) -> Exported:
     sizes = {name: len(content) for name, content in made.files.items()}
     written = place.stat().st_size if place.is_file() else sum(sizes.values())
     assert MANIFEST in sizes

@@ -20,14 +20,13 @@ from convcraft.config import RunConfig
 from convcraft.deploy.formats.catalogue import find_format
 from convcraft.deploy.machine import package_version
 from convcraft.errors import UserError
-from convcraft.evaluation.trade_off import TradeOff
-from convcraft.evaluation.trade_off import Variant as Weighed
+from convcraft.evaluation.trade_off import TradeOff, Variant
 from convcraft.training.run_folder import CONFIG, SUMMARY, read_run, read_summary
 from convcraft.workflows.compress import compress
 from convcraft.workflows.compress_settings import choose_compression, gate_settings
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.evaluate_options import Asked
-from convcraft.workflows.export import Variant, export
+from convcraft.workflows.export import ExportAs, export
 from convcraft.workflows.export_images import export_images
 from convcraft.workflows.weigh import BUNDLES, weigh
 
@@ -63,7 +62,7 @@ class Targets:
         if not 0 <= self.max_drop < 1:
             raise UserError(f"max drop {self.max_drop}", "a share from 0 to 1", "One point is 0.01.")
 
-    def missed_by(self, variant: Weighed, own: Weighed) -> list[str]:
+    def missed_by(self, variant: Variant, own: Variant) -> list[str]:
         """What a variant lacks, in words; empty where it will do."""
         missed = []
         if self.milliseconds is not None and variant.milliseconds > self.milliseconds:
@@ -82,7 +81,7 @@ class SearchResult:
 
     run: Path
     targets: Targets
-    found: Weighed | None
+    found: Variant | None
     trade_off: TradeOff
     notes: tuple[str, ...]
     seconds: float
@@ -123,7 +122,7 @@ def search_variants(
         raise UserError(f"the data of {run} cannot be opened", "images to judge variants on", fix)
     notes: list[str] = []
 
-    def reached() -> tuple[Weighed | None, TradeOff]:
+    def reached() -> tuple[Variant | None, TradeOff]:
         """Weigh all there is; the most accurate variant that reaches the targets."""
         with data_progress(console) as progress:
             trade_off, left_out = weigh(description, judges, progress)
@@ -161,7 +160,7 @@ def _exports(run: Path, asked: Asked, console: Console) -> Iterator[Callable[[],
         form = find_format(name)
         made = run / BUNDLES / f"{run.resolve().name}-{name}-{precision}.zip"
         if package_version(form.package) is not None and not made.exists():
-            yield partial(export, run, [Variant(form, precision)], asked=asked, weighs=False, console=console)
+            yield partial(export, run, [ExportAs(form, precision)], asked=asked, weighs=False, console=console)
 
 
 def _prune(run: Path, share: float, out: Path, epochs: int | None, asked: Asked, console: Console) -> None:

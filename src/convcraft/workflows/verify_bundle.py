@@ -12,7 +12,7 @@ from pathlib import Path
 from convcraft.deploy.bundle import MANIFEST, Bundle, open_bundle
 from convcraft.deploy.formats.form import Runtime
 from convcraft.deploy.machine import package_version
-from convcraft.deploy.predictor import MADE, open_session
+from convcraft.deploy.predictor import EXPORTED_HERE, open_session
 from convcraft.deploy.probe_check import try_probes
 from convcraft.deploy.remembered import recall
 from convcraft.errors import UserError
@@ -56,7 +56,7 @@ def _checks(path: Path, allow_native_code: bool) -> Iterator[Check]:
 
 def _probes(bundle: Bundle, allow_native_code: bool) -> Iterator[Check]:
     try:
-        allowed = allow_native_code or recall(bundle, MADE) is True
+        allowed = allow_native_code or recall(bundle, EXPORTED_HERE) is True
         session = open_session(bundle, Runtime(), allow_native_code=allowed)
         results = try_probes(bundle, session)
     except UserError as error:

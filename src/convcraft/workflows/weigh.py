@@ -6,9 +6,9 @@ meets all alike. RUN/variants.json; the page of the run draws it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ from convcraft.data.durable_files import read_json, write_json
 from convcraft.data.sample import Progress
 from convcraft.deploy.bundle import is_bundle
 from convcraft.deploy.compress.gate import VariantJudged, judge_variant
-from convcraft.deploy.formats.form import Runtime
+from convcraft.deploy.compress.timing import seconds_in_turns
+from convcraft.deploy.formats.form import BATCH_SIZE, Runtime
 from convcraft.deploy.judges import Judges
 from convcraft.deploy.machine import processor_name
 from convcraft.deploy.predictor import Predictor
@@ -33,8 +34,6 @@ from convcraft.workflows.before import BEFORE
 from convcraft.workflows.run_network import RunNetwork
 
 VARIANTS, BUNDLES = "variants.json", "bundles"
-ROUNDS, WARM_UP = 15, 3
-BATCH_SIZE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +57,8 @@ def weigh(run: RunDescription, judges: Judges, progress: Progress | None = None)
     """
     notes: list[str] = []
     candidates = list(_candidates(run, notes))
-    seconds = _timed(candidates, judges.pixels, progress)
+    calls = [partial(_answer_one, candidate, judges.pixels) for candidate in candidates]
+    seconds = seconds_in_turns(calls, progress=progress)
     own: NDArray[np.int64] | None = None
     variants = []
     for at, (candidate, taken) in enumerate(zip(candidates, seconds, strict=True)):
@@ -132,10 +132,10 @@ def _of_run(run: RunDescription, name: str) -> _Candidate:
     network = RunNetwork(run.folder, "cpu")
     weights = load_result(run)
     size = (run.folder / CHECKPOINTS / weights.checkpoint / weights.file).stat().st_size
-    return _Candidate(name, lambda pixels: network.outputs(pixels).logits, size, _made_by(run))
+    return _Candidate(name, lambda pixels: network.outputs(pixels).logits, size, _command_of(run))
 
 
-def _made_by(run: RunDescription) -> str:
+def _command_of(run: RunDescription) -> str:
     compress = run.config.compress
     if compress.source is None:
         return f"convcraft {run.config.command} --config {run.folder.resolve().name}/{CONFIG}"
@@ -175,19 +175,8 @@ def _logits_of(predictor: Predictor) -> Callable[[NDArray[np.uint8]], NDArray[np
     return lambda pixels: predictor.outputs(pixels).logits
 
 
-def _timed(candidates: Sequence[_Candidate], pixels: NDArray[np.uint8], progress: Progress | None) -> list[list[float]]:
-    """Seconds of each for one image, in turns."""
-    seconds: list[list[float]] = [[] for _ in candidates]
-    for turn in range(WARM_UP + ROUNDS):
-        if progress is not None:
-            progress(turn, WARM_UP + ROUNDS, "timing")
-        one = pixels[turn % len(pixels)][None]
-        for taken, candidate in zip(seconds, candidates, strict=True):
-            began = time.perf_counter()
-            candidate.answer(one)
-            if turn >= WARM_UP:
-                taken.append(time.perf_counter() - began)
-    return seconds
+def _answer_one(candidate: _Candidate, pixels: NDArray[np.uint8], turn: int) -> None:
+    candidate.answer(pixels[turn % len(pixels)][None])
 
 
 def _labels(candidate: _Candidate, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -1,16 +1,42 @@
-"""How long networks take on this machine, measured in turns."""
+"""How long networks, or whatever answers as one, take on this machine, measured in turns."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
 
 import torch
 from torch import nn
 
+from convcraft.data.sample import Progress
+
 ROUNDS, WARM_UP = 15, 3
 ROUND_SECONDS = 0.02  # a round of one network lasts at least so long: clocks and other work blur less
+
+
+def seconds_in_turns(
+    calls: Sequence[Callable[[int], object]], rounds: int = ROUNDS, progress: Progress | None = None
+) -> list[list[float]]:
+    """Seconds that each call takes, one figure per round.
+
+    They take turns in every round, so that what else the machine does meets all alike.
+
+    Args:
+        calls: each is given the number of the round.
+    """
+    repeats = [_repeats(call) for call in calls]
+    seconds: list[list[float]] = [[] for _ in calls]
+    for turn in range(rounds):
+        if progress is not None:
+            progress(turn, rounds, "timing")
+        for call, times, taken in zip(calls, repeats, seconds, strict=True):
+            began = time.perf_counter()
+            for _ in range(times):
+                call(turn)
+            taken.append((time.perf_counter() - began) / times)
+    return seconds
 
 
 @torch.inference_mode()
@@ -22,31 +48,26 @@ def milliseconds_per_image(
 ) -> dict[str, dict[int, float]]:
     """Median milliseconds for one image, of each network at each batch size, on the CPU as `predict` computes.
 
-    The networks take turns in every round, so that what else the machine does meets all alike.
-
     Args:
         networks: in evaluation mode. image_shape: C, H, W.
     """
     taken: dict[str, dict[int, float]] = {name: {} for name in networks}
     for batch_size in batch_sizes:
         images = torch.rand(batch_size, *image_shape)
-        repeats = {name: _repeats(network, images) for name, network in networks.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in networks}
-        for _ in range(rounds):
-            for name, network in networks.items():
-                began = time.perf_counter()
-                for _ in range(repeats[name]):
-                    network(images)
-                seconds[name].append((time.perf_counter() - began) / repeats[name] / batch_size)
-        for name, values in seconds.items():
-            taken[name][batch_size] = 1000 * median(values)
+        calls = [partial(_answer, network, images) for network in networks.values()]
+        for name, seconds in zip(networks, seconds_in_turns(calls, rounds), strict=True):
+            taken[name][batch_size] = 1000 * median(seconds) / batch_size
     return taken
 
 
-def _repeats(network: nn.Module, images: torch.Tensor) -> int:
+def _answer(network: nn.Module, images: torch.Tensor, _: int) -> None:
+    network(images)
+
+
+def _repeats(call: Callable[[int], object]) -> int:
     quickest = float("inf")
-    for _ in range(WARM_UP):
+    for turn in range(WARM_UP):
         began = time.perf_counter()
-        network(images)
+        call(turn)
         quickest = min(quickest, time.perf_counter() - began)
     return max(1, round(ROUND_SECONDS / max(quickest, 1e-6)))

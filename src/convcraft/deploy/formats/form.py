@@ -23,6 +23,7 @@ Session = Callable[[NDArray[np.generic]], Outputs]
 # Layers that stay in floating point, by their module's name in the ExportNetwork, to files in int8.
 Quantise = Callable[[Collection[str]], dict[str, bytes]]
 
+BATCH_SIZE = 16  # pictures at once, where nothing else is said or measured
 LOGITS, FEATURES = "logits", "features"  # names of the outputs in every format
 
 

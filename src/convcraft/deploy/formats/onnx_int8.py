@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convcraft.deploy.formats.form import BATCH_SIZE
 from convcraft.deploy.formats.onnx_layers import LAYERS
 
-BATCH_SIZE = 16
 SUM, JOINING = "Add", "Concat"
 
 

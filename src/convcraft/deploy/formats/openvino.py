@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convcraft.deploy.formats import onnx
-from convcraft.deploy.formats.form import Files, Format, Quantise, Runtime, Session
+from convcraft.deploy.formats.form import BATCH_SIZE, Files, Format, Quantise, Runtime, Session
 from convcraft.deploy.formats.no_telemetry import no_telemetry
 from convcraft.deploy.openvino_guard import check_openvino
 from convcraft.evaluation.outputs import Outputs
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 XML, WEIGHTS = "model.xml", "model.bin"
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}  # int8: of what stays unquantised
 FIXED_SIZES = (1,)  # batches that get a network of their own: with a fixed size it is planned better
-BATCH_SIZE = 16
 AVERAGES = ["AvgPool", "ReduceMean"]
 WITHOUT_BIAS = "/WithoutBiases"  # what OpenVINO puts behind the name of a layer whose bias became a node of its own
 

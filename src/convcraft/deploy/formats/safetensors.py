@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convcraft.config import ModelConfig
+from convcraft.data.durable_files import json_bytes
 from convcraft.data.preprocess import Preprocess
 from convcraft.deploy.formats.form import Files, Format, Runtime, Session
 from convcraft.deploy.safetensors_guard import check_safetensors
@@ -49,7 +50,7 @@ def write(network: ExportNetwork, images: NDArray[np.generic], precision: str) -
         "features": network.classifier is not None,
         "normalises": network.normalises,
     }
-    return {WEIGHTS: save(tensors), NETWORK: (json.dumps(described, indent=1) + "\n").encode()}
+    return {WEIGHTS: save(tensors), NETWORK: json_bytes(described)}
 
 
 def check(files: Files) -> None:
