@@ -207,7 +207,7 @@ def test_where_all_images_were_learned_from_nothing_is_claimed(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({}, "--prune, --into or --sparsity"),
+        ({}, "--prune, --into, --sparsity or --int8"),
         ({"prune": 0.5, "into": "seed_cnn"}, "--prune and --into"),
         ({"into": "lenet5"}, "another network"),
         ({"prune": 1.5}, "between 0 and 1"),
