@@ -150,7 +150,7 @@ def test_forged_predictions_with_figures_to_match_are_not_what_the_weights_say(r
 
     from convcraft.training.run_folder import read_run
     from convcraft.workflows.evaluate import figures_of
-    from convcraft.workflows.evaluate_more import Made
+    from convcraft.workflows.evaluate_more import MoreInputs
 
     other_predictions(run)
     saved, published = SavedPredictions.load(run / PREDICTIONS), read_json(run / EVALUATION)
@@ -158,7 +158,7 @@ def test_forged_predictions_with_figures_to_match_are_not_what_the_weights_say(r
     forged = {
         **published,
         **judged.to_dict(),
-        **Made.load(read_run(run), published).judge(judged.predictions).to_dict(),
+        **MoreInputs.load(read_run(run), published).judge(judged.predictions).to_dict(),
         "predictions_sha256": hashlib.sha256(saved.to_bytes()).hexdigest(),
     }
     assert forged["accuracy"] == 1.0

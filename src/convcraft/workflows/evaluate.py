@@ -35,7 +35,7 @@ from convcraft.workflows.evaluate_members import (
     open_members,
     validation_said,
 )
-from convcraft.workflows.evaluate_more import Made, More
+from convcraft.workflows.evaluate_more import More, MoreInputs
 from convcraft.workflows.evaluate_options import Asked
 from convcraft.workflows.evaluate_robustness import ROBUSTNESS, Robustness, kept_robustness, measure_robustness
 from convcraft.workflows.evaluate_slices import slice_columns_of
@@ -146,7 +146,7 @@ def evaluate(
             saved = predict_all(description, opened.images, model, before, device, progress)
         outputs = Outputs(saved.logits, as_features(inputs))
         scores = None if trust is None else trust.unknown_scores(outputs)
-        made = Made(slices=columns, gate=asked.gate, trust=trust, unknown_scores=scores)
+        made = MoreInputs(slices=columns, gate=asked.gate, trust=trust, unknown_scores=scores)
         if asked.views:
             views = make_views(description, model, opened.images, held_out, device, progress)
             made = replace(made, views=views)

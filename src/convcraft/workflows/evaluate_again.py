@@ -17,7 +17,7 @@ from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.saved_predictions import SavedPredictions
 from convcraft.training.run_folder import RunDescription
 from convcraft.workflows.evaluate_held_out import held_out_images
-from convcraft.workflows.evaluate_more import MORE_PREDICTIONS, Made
+from convcraft.workflows.evaluate_more import MORE_PREDICTIONS, MoreInputs
 from convcraft.workflows.evaluate_options import Asked
 from convcraft.workflows.evaluate_robustness import ROBUSTNESS, Robustness, measure_robustness
 from convcraft.workflows.evaluate_slices import SLICES, SliceColumns, slice_columns_of
@@ -46,7 +46,7 @@ class Compared:
 def made_again(
     run: RunDescription,
     model: nn.Module,
-    kept: Made,
+    kept: MoreInputs,
     published: Mapping[str, Any],
     images: ImageSet,
     source: str,

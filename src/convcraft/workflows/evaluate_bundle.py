@@ -27,7 +27,7 @@ from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.predictions import Predictions
 from convcraft.evaluation.probabilities import probabilities_of
 from convcraft.workflows.console import data_progress
-from convcraft.workflows.evaluate_more import Made, More
+from convcraft.workflows.evaluate_more import More, MoreInputs
 from convcraft.workflows.evaluate_options import Asked
 from convcraft.workflows.evaluate_slices import slice_columns_of
 
@@ -101,7 +101,7 @@ def evaluate_bundle(
     )
     trust = predictor.trust
     scores = None if trust is None else trust.unknown_scores(outputs)
-    made = Made(slices=columns, gate=asked.gate, trust=trust, unknown_scores=scores)
+    made = MoreInputs(slices=columns, gate=asked.gate, trust=trust, unknown_scores=scores)
     return BundleEvaluation(
         bundle=bundle,
         data=data,

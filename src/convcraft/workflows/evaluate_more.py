@@ -31,7 +31,7 @@ MORE_PREDICTIONS = "more_predictions.npz"
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class MoreInputs:
     """What further figures are computed from; None where it was not asked for, or the run has none.
 
     unknown_scores: float64 [N], strangeness of the images by the run's trust.
@@ -73,7 +73,7 @@ class Made:
         return arrays
 
     @classmethod
-    def load(cls, run: RunDescription, published: Mapping[str, Any]) -> Made:
+    def load(cls, run: RunDescription, published: Mapping[str, Any]) -> MoreInputs:
         """What stands behind published figures (evaluation.json).
 
         Raises:

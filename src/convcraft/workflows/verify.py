@@ -23,7 +23,7 @@ from convcraft.workflows.checks import FAILED, PASSED, SKIPPED, Check, Verificat
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.evaluate import Wanted, figures_of, open_wanted, predict_all
 from convcraft.workflows.evaluate_again import Compared, made_again
-from convcraft.workflows.evaluate_more import Made
+from convcraft.workflows.evaluate_more import MoreInputs
 from convcraft.workflows.evaluate_robustness import ROBUSTNESS
 from convcraft.workflows.load_model import load_model
 from convcraft.workflows.seal import SEAL, changed_files, code_sha256, read_seal
@@ -106,7 +106,7 @@ def _figures(
         published = read_json(run / EVALUATION)
         before = load_before(description)
         model, weights = load_model(description)
-        made = Made.load(description, published)
+        made = MoreInputs.load(description, published)
         judged = figures_of(saved, description, before)
         more = made.judge(judged.predictions)
     except UserError as error:
