@@ -408,7 +408,7 @@ class CompressConfig:
     prune: float | None = None  # share of the multiply-adds to remove, in whole channels and blocks
     largest_cut: float = 0.8  # of the channels of a layer that stays
     channel_multiple: int = 8  # channels that stay in a wide layer: processors work on so many at once
-    thinning_worth: float = 0.3  # of a multiply-add saved in a thinned layer, beside 1 for one of a block left out
+    thinning_worth: float = 0.15  # of a multiply-add saved in a thinned layer, beside 1 for one of a block left out
     importance_images: int = 1000  # train images by which importance is measured
     sparsity: float | None = None  # share of the weights that end as zero
     sparsify_until: float = 0.7  # share of the training after which no further weight is set to zero

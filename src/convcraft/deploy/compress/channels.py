@@ -59,7 +59,7 @@ class Limits:
 
     largest_cut: float = 0.8
     multiple: int = 8
-    thinning_worth: float = 0.3
+    thinning_worth: float = 0.15
 
     def allowed(self, units: int) -> NDArray[np.int64]:
         """How many units of a group may be removed, rising from 0."""
