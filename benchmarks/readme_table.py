@@ -610,6 +610,23 @@ def prune_rows(result: Result) -> Iterator[Row]:
     yield _row({**result, "met": all(result["met"].values())}, claim, figure)
 
 
+def int8_training_rows(result: Result) -> Iterator[Row]:
+    test = result.get("test")
+    if not test:
+        return
+    claim = Text(
+        "ResNet-20 that int8 harms (CIFAR-10 JPEG files): int8 accuracy after 3 epochs of `compress --int8`, after 3 plain",
+        "int8 有损的 ResNet-20（CIFAR-10，JPEG 文件）：`compress --int8` 3 个 epoch 后、普通训练 3 个 epoch 后的 int8 准确率",
+    )
+    whole, before = test["before"]["float32"]["accuracy"], test["before"]["openvino int8"]["accuracy"]
+    after, plain = test["int8"]["openvino int8"]["accuracy"], test["longer"]["openvino int8"]["accuracy"]
+    figure = Text(
+        f"{100 * after:.2f} %, {100 * plain:.2f} %; before {100 * before:.2f} % (float32 {100 * whole:.2f} %)",
+        f"{100 * after:.2f} %，{100 * plain:.2f} %；之前 {100 * before:.2f} %（float32 {100 * whole:.2f} %）",
+    )
+    yield _row({**result, "met": all(result["met"].values())}, claim, figure)
+
+
 MAKERS: dict[str, Callable[[Result], Iterator[Row]]] = {
     "mnist": mnist_rows,
     "digits": digits_rows,
@@ -636,6 +653,7 @@ MAKERS: dict[str, Callable[[Result], Iterator[Row]]] = {
     "export_parity": export_parity_rows,
     "runtime_speed": runtime_speed_rows,
     "prune_resnet56": prune_rows,
+    "int8_training": int8_training_rows,
     "explain_parity": explain_rows,
     "explain_deletion": deletion_rows,
     "kill_resume": kill_rows,
