@@ -615,8 +615,8 @@ def int8_training_rows(result: Result) -> Iterator[Row]:
     if not test:
         return
     claim = Text(
-        "ResNet-20 that int8 harms (CIFAR-10 JPEG files): int8 accuracy after 3 epochs of `compress --int8`, after 3 plain",
-        "int8 有损的 ResNet-20（CIFAR-10，JPEG 文件）：`compress --int8` 3 个 epoch 后、普通训练 3 个 epoch 后的 int8 准确率",
+        "ResNet-20 that int8 harms (CIFAR-10 JPEG files): int8 accuracy after `compress --int8`, after as many plain epochs",
+        "int8 有损的 ResNet-20（CIFAR-10，JPEG）：`compress --int8` 后、同样多轮普通训练后的 int8 准确率",
     )
     whole, before = test["before"]["float32"]["accuracy"], test["before"]["openvino int8"]["accuracy"]
     after, plain = test["int8"]["openvino int8"]["accuracy"], test["longer"]["openvino int8"]["accuracy"]
