@@ -615,7 +615,7 @@ def int8_training_rows(result: Result) -> Iterator[Row]:
     if not test:
         return
     claim = Text(
-        "ResNet-20 that int8 harms (CIFAR-10 JPEG files): int8 accuracy after `compress --int8`, after as many plain epochs",
+        "ResNet-20 that int8 harms (CIFAR-10 JPEGs): int8 accuracy after `compress --int8`, after as many plain epochs",
         "int8 有损的 ResNet-20（CIFAR-10，JPEG）：`compress --int8` 后、同样多轮普通训练后的 int8 准确率",
     )
     whole, before = test["before"]["float32"]["accuracy"], test["before"]["openvino int8"]["accuracy"]
