@@ -12,7 +12,11 @@ from convcraft.config import ModelConfig, PreprocessConfig, RunConfig
 from convcraft.errors import UserError
 from convcraft.models.build import build_model
 from convcraft.models.pretrained import resolve_pretrained
+from convcraft.training.run_folder import read_run
+from convcraft.workflows.compress_settings import choose_compression
+from convcraft.workflows.model_card import model_card
 from convcraft.workflows.pretrained_start import settle_start
+from convcraft.workflows.train import train
 from convcraft.workflows.weights_card import card_of, with_card
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -71,3 +75,22 @@ def test_without_weights_nothing_changes() -> None:
 def test_weights_of_another_network_are_refused() -> None:
     with pytest.raises(UserError, match="the network is lenet5"):
         with_card(RunConfig(model=ModelConfig(name="lenet5", weights="mnist-resnet20")))
+
+
+def test_a_smaller_run_keeps_the_licence_of_the_weights_that_it_goes_back_to(tmp_path: Path) -> None:
+    run = train(
+        RunConfig().changed(data={"source": "digits"}, model={"name": "lenet5"}, training={"epochs": 0}),
+        tmp_path / "run",
+        console=Console(quiet=True),
+    ).run
+    began = RunConfig.load(run / "config.yaml").changed(model={"weights": "published.safetensors"})
+    began.save(run / "config.yaml")
+    pruned = choose_compression(run, prune=0.5)
+    assert pruned.model.weights is None  # nothing is loaded from there again
+    assert pruned.first_weights == "published.safetensors"
+    pruned.save(run / "config.yaml")
+    assert choose_compression(run, sparsity=0.5).first_weights == "published.safetensors"
+    assert choose_compression(run, into="seed_cnn").first_weights is None
+    assert "Weights began as" in model_card(read_run(run), None)
+    RunConfig().save(run / "config.yaml")
+    assert "trained from random numbers" in model_card(read_run(run), None)

@@ -405,6 +405,7 @@ class CompressConfig:
     """How a run was made smaller from another one."""
 
     source: str | None = None  # the run that it was made from; None: it was not
+    weights: str | None = None  # that the source began with, and these weights with it; None: with random numbers
     prune: float | None = None  # share of the multiply-adds to remove, in whole channels and blocks
     largest_cut: float = 0.8  # of the channels of a layer that stays
     channel_multiple: int = 8  # channels that stay in a wide layer: processors work on so many at once
@@ -462,6 +463,11 @@ class RunConfig:
         if self.compress.source is not None:
             return "compress"
         return "train" if self.finetune.method == "none" else "finetune"
+
+    @property
+    def first_weights(self) -> str | None:
+        """The weights of others that the result goes back to, by whatever runs it was made from; None: random ones."""
+        return self.model.weights or self.compress.weights
 
     def __post_init__(self) -> None:
         if self.data.final:

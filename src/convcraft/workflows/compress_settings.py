@@ -82,7 +82,7 @@ def choose_compression(
         preprocess=_as_asked(run.preprocess),
         model=ModelConfig(name=into) if into else dataclasses.replace(was.model, weights=None, freeze=()),
         optim=OptimConfig(learning_rate=learning_rate),
-        schedule=ScheduleConfig(warmup_epochs=WARM_UP_SHARE * epochs),
+        schedule=ScheduleConfig(warmup_epochs=WARM_UP_SHARE * max(epochs, 0)),
         training=dataclasses.replace(
             was.training,
             epochs=epochs,
@@ -96,6 +96,7 @@ def choose_compression(
         finetune=FinetuneConfig(),
         compress=CompressConfig(
             source=str(source.expanduser().absolute()),
+            weights=None if fresh else was.first_weights,
             prune=prune,
             sparsity=sparsity,
             int8=int8,

@@ -171,7 +171,7 @@ def _card(run: RunDescription) -> ModelCard:
     ]
     return ModelCard(
         data=run.data["name"],
-        from_scratch=run.config.model.weights is None,
+        from_scratch=run.config.first_weights is None,
         weights_source=None if weights is None else weights.source or weights.origin or None,
         weights_licence=None if weights is None else weights.license,
         preprocessing=rows,

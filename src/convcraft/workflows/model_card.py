@@ -71,7 +71,7 @@ def _measured(report: dict[str, Any] | None) -> Iterator[str]:
 
 
 def _weights(run: RunDescription) -> Iterator[str]:
-    if run.config.model.weights is None:
+    if run.config.first_weights is None:
         yield "- Weights: trained from random numbers; none of others are in it."
         return
     card = card_of(run.config)

@@ -25,5 +25,5 @@ def with_card(config: RunConfig) -> RunConfig:
 
 def card_of(config: RunConfig) -> Card | None:
     """The card of the weights that the settings start from, as `with_card` found it."""
-    weights = config.model.weights
+    weights = config.first_weights
     return None if weights is None else find_card(Path(weights), config.model.name)
