@@ -132,6 +132,7 @@ def test_predicted_pixels_are_the_evaluated_pixels(run: Path, tmp_path: Path) ->
         (["train", "digits", "--resume"], "--out"),
         (["train"], "DATA"),
         (["evaluate", "nowhere"], "no run folder"),
+        (["verify", "nowhere"], "no run folder"),
         (["predict", "nowhere", "x.png"], "no run folder"),
         (["predict"], "RUN"),
         (["frobnicate"], "frobnicate"),
@@ -213,6 +214,8 @@ def test_a_failed_start_does_not_block_the_next(tmp_path: Path, capsys: pytest.C
     out = tmp_path / "run"
     for wrong in (["train", "nowhere"], ["train", "digits", "--model", "nonsense"]):
         assert call(capsys, *wrong, "--out", str(out))[0] == 2
+    assert call(capsys, "train", "nowhere", "--out", str(tmp_path / "other"))[0] == 2
+    assert not (tmp_path / "other").exists()
     assert _run(["train", "digits", "--model", "lenet5", "--epochs", "1", "--out", str(out), "--quiet"]) == 0
 
 

@@ -212,6 +212,7 @@ def test_where_all_images_were_learned_from_nothing_is_claimed(tmp_path: Path) -
         ({"into": "lenet5"}, "another network"),
         ({"prune": 1.5}, "between 0 and 1"),
         ({"sparsity": 0.0}, "between 0 and 1"),
+        ({"prune": 0.5, "training_settings": {"epochs": -1}}, "training.epochs is -1"),
     ],
 )
 def test_wishes_that_make_no_sense_are_refused(source: Path, asked: dict[str, object], says: str) -> None:
@@ -219,9 +220,10 @@ def test_wishes_that_make_no_sense_are_refused(source: Path, asked: dict[str, ob
         choose_compression(source, **asked)  # type: ignore[arg-type]
 
 
-def test_a_share_that_cannot_be_reached_says_what_can(source: Path, tmp_path: Path) -> None:
+def test_a_share_that_cannot_be_reached_says_what_can_and_leaves_nothing(source: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least"):
         compress(choose_compression(source, prune=0.99), tmp_path / "run", console=QUIET)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,6 +251,25 @@ def test_the_command_wants_a_run(capsys: pytest.CaptureFixture[str]) -> None:
             main(arguments)
         assert left.value.code == 2
     assert "no RUN" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--target-size", "3", "--prune", "0.5"], "targets with --prune"),
+        (["run", "--target-size", "3", "--seed", "1", "--batch-size", "8"], "targets with --batch-size, --seed"),
+        (["--target-size", "3", "--config", "config.yaml"], "targets with --config"),
+        (["--target-latency", "3"], "no RUN"),
+        (["run", "--prune", "0.5", "--max-drop", "0.1"], "--max-drop without a target"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["compress", *arguments])
+    assert left.value.code == 2
+    assert says in capsys.readouterr().err
 
 
 def test_a_configuration_that_compresses_nothing_is_refused(source: Path) -> None:

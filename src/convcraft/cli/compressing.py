@@ -22,6 +22,8 @@ from convcraft.cli.options import (
 from convcraft.cli.printing import print_gate, print_json
 from convcraft.errors import UserError
 
+NAME_A_RUN = "Name a folder that `convcraft train` made."
+
 
 def compress(
     run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A finished run; it stays as it is.")] = None,
@@ -42,7 +44,9 @@ def compress(
     target_size: Annotated[
         float | None, typer.Option(help="The same, until the model file has so many megabytes (10^6 bytes).")
     ] = None,
-    max_drop: Annotated[float, typer.Option(help="Accuracy that the search may lose: 0.01 is one point.")] = 0.01,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Accuracy that the search may lose; default 0.01, which is one point.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the new run; default RUN-pruned, -2 ...")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it was stopped.")] = False,
     config: Annotated[Path | None, typer.Option(help="A config.yaml of a compressed run, to make it again.")] = None,
@@ -72,11 +76,33 @@ def compress(
 
     asked = Asked(slice_columns=tuple(slice_column or ()), class_groups=class_groups_of(class_group or ()))
     if target_latency is not None or target_size is not None:
-        if run is None or resume or any(value is not None for value in (prune, into, sparsity, out)) or distil or int8:
+        chosen_by_hand = {
+            "--prune": prune,
+            "--into": into,
+            "--sparsity": sparsity,
+            "--int8": int8 or None,
+            "--distil": distil or None,
+            "--out": out,
+            "--resume": resume or None,
+            "--config": config,
+            "--batch-size": batch_size,
+            "--learning-rate": learning_rate,
+            "--data-dir": data_dir,
+            "--set": set_ or None,
+            "--seed": seed,
+            "--device": None if device == "auto" else device,
+        }
+        beside = [option for option, value in chosen_by_hand.items() if value is not None]
+        if beside:
             fix = "Leave them out: the search chooses. Or leave out --target-latency and --target-size."
-            raise UserError("targets with other ways to compress", "a run and its targets", fix)
+            raise UserError(f"targets with {', '.join(beside)}", "a run, its targets, --epochs and groups", fix)
+        if run is None:
+            raise UserError("no RUN", "the run to search for", NAME_A_RUN)
         _search(run, target_latency, target_size, max_drop, epochs, asked, json_, quiet)
         return
+    if max_drop is not None:
+        fix = "Add --target-latency or --target-size, or leave it out: without a search, the gate judges what was lost."
+        raise UserError("--max-drop without a target", "a search that it limits", fix)
     from convcraft.config import RunConfig
     from convcraft.workflows.choose_config import first_free
     from convcraft.workflows.compress import compress as run_compress
@@ -84,7 +110,7 @@ def compress(
     from convcraft.workflows.console import make_console
 
     if run is None and config is None and not resume:
-        raise UserError("no RUN", "the run to make smaller", "Name a folder that `convcraft train` made.")
+        raise UserError("no RUN", "the run to make smaller", NAME_A_RUN)
     if resume and out is None:
         raise UserError("--resume without --out", "the folder of the run to go on with", "Add --out RUN.")
     wishes = (prune, into, sparsity, int8 or None, distil or None)
@@ -137,7 +163,7 @@ def _search(
     run: Path,
     milliseconds: float | None,
     megabytes: float | None,
-    max_drop: float,
+    max_drop: float | None,
     epochs: int | None,
     asked: Any,
     as_json: bool,
@@ -146,16 +172,20 @@ def _search(
     """Print all variants, and the one that reaches the targets; end with 1 where none does."""
     from convcraft.cli.printing import print_trade_off
     from convcraft.workflows.console import make_console
-    from convcraft.workflows.search_variants import Targets, search_variants
+    from convcraft.workflows.search_variants import MAX_DROP, Targets, search_variants
 
     size_bytes = None if megabytes is None else round(1e6 * megabytes)
-    targets = Targets(milliseconds=milliseconds, size_bytes=size_bytes, max_drop=max_drop)
+    targets = Targets(
+        milliseconds=milliseconds, size_bytes=size_bytes, max_drop=MAX_DROP if max_drop is None else max_drop
+    )
     console = make_console(quiet)
     result = search_variants(run, targets, epochs=epochs, asked=asked, console=console)
     print_trade_off(result.trade_off)
     for note in result.notes:
         console.print(note, highlight=False, markup=False)
-    if result.found is not None:
+    if result.found is not None and result.found == result.trade_off.variants[0]:
+        print("found        the run itself: it is quick and small enough as it is")
+    elif result.found is not None:
         print(f"found        {result.found.name}: {result.found.command}")
     else:
         print("found        none: no variant reaches the targets without losing more than --max-drop")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,16 +34,19 @@ SEEN = "seen_images.npy"  # fingerprints of the train and validation images: uin
 SUMMARY = "summary.json"  # of training; there when the run is finished
 EVALUATION = "evaluation.json"  # of the test images; there after `evaluate`
 PREDICTIONS = "predictions.npz"  # what its figures were computed from
+LOCK = "run.lock"
 
 
 @contextmanager
 def exclusive(run: Path) -> Iterator[None]:
     """Let one process write to a run folder; the lock goes with the process, however it ends.
 
+    A folder in which a refused start has written nothing goes too, so that its name is free again.
+
     Raises:
         UserError: another process holds it.
     """
-    lock = FileLock(run / "run.lock")
+    lock = FileLock(run / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -51,6 +54,13 @@ def exclusive(run: Path) -> Iterator[None]:
         raise UserError(f"{run} is in use by another process", "a folder that no other run writes to", fix) from error
     try:
         yield
+    except UserError:
+        lock.release()
+        if [path.name for path in run.iterdir()] == [LOCK]:
+            with suppress(OSError):  # another process has come in between
+                (run / LOCK).unlink()
+                run.rmdir()
+        raise
     finally:
         lock.release()
 

@@ -17,7 +17,7 @@ from convcraft.data.durable_files import read_json
 from convcraft.errors import UserError
 from convcraft.evaluation.probabilities import probabilities_of
 from convcraft.evaluation.saved_predictions import SavedPredictions
-from convcraft.training.run_folder import EVALUATION, PREDICTIONS, RunDescription, read_run
+from convcraft.training.run_folder import CONFIG, EVALUATION, PREDICTIONS, RunDescription, read_run
 from convcraft.workflows.before import load_before
 from convcraft.workflows.checks import FAILED, PASSED, SKIPPED, Check, Verification
 from convcraft.workflows.console import data_progress
@@ -58,6 +58,9 @@ def verify(
     """
     started = time.monotonic()
     if not (run / EVALUATION).exists() and not (run / SEAL).exists():
+        if not (run / CONFIG).is_file():
+            received = f"{run} is no run folder (it has no {CONFIG})"
+            raise UserError(received, "a run that was evaluated, or a bundle", "Check the path.")
         fix = f"Evaluate it first: convcraft evaluate {run}"
         raise UserError(f"{run} has no {EVALUATION}", "a run that `convcraft evaluate` has judged", fix)
     checks = [*_files(run)]
