@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from PIL import Image
 from rich.console import Console
 
 from convcraft.cli.app import main
-from convcraft.config import RunConfig
+from convcraft.config import DataConfig, RunConfig
+from convcraft.errors import UserError
 from convcraft.workflows.train import train
 
 pytest.importorskip("onnxscript", reason="exporting needs the export extra")
@@ -93,6 +95,34 @@ def test_what_needs_the_run_is_refused(
 def test_without_data(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert leaves(["evaluate", str(bundle)]) == 2
     assert "without labelled images" in capsys.readouterr().err
+
+
+def test_a_named_set_is_looked_for_in_the_data_folder(
+    bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(config: DataConfig, *_: object) -> None:
+        raise UserError(f"{config.source} in {config.data_dir}", "nothing", "nothing")
+
+    monkeypatch.setattr("convcraft.workflows.evaluate_bundle.open_other_data", opened)
+    assert leaves(["evaluate", str(bundle), "mnist", "--data-dir", "here"]) == 2
+    assert "mnist in here" in capsys.readouterr().err
+    assert leaves(["evaluate", str(bundle), "--data-dir", "here"]) == 2
+    assert "without labelled images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("megabytes", "reading"), [(512, "once they are read"), (0, "reading them included")])
+def test_it_says_whether_its_speed_counts_reading(
+    megabytes: int,
+    reading: str,
+    bundle: Path,
+    labelled: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limited = partial(DataConfig, memory_megabytes=megabytes)
+    monkeypatch.setattr("convcraft.workflows.evaluate_bundle.DataConfig", limited)
+    assert leaves(["evaluate", str(bundle), str(labelled), "--quiet"]) == 0
+    assert f"images per second, {reading}" in capsys.readouterr().out
 
 
 def test_classes_that_it_does_not_know(bundle: Path, labelled: Path, tmp_path: Path) -> None:

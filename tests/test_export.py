@@ -193,6 +193,36 @@ def test_nothing_is_overwritten(run: Path, bundle: Path, tmp_path: Path) -> None
     assert leaves(["predict", str(tmp_path / "absent.zip"), str(bundle)]) == 2
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convcraft.workflows.export.export_images", lambda *_: pytest.fail("the work has begun"))
+    (tmp_path / "file").write_text("in the way")
+    assert leaves(["export", str(run), "--out", str(tmp_path / "file" / "below")]) == 2
+    assert f"{tmp_path / 'file'} is no folder" in capsys.readouterr().err
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    assert leaves(["export", str(run), "--out", str(tmp_path / "new" / "folder")]) == 2
+    assert f"{tmp_path} may not be written to" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_bundle_is_known_by_what_it_is_not_by_its_name(
+    bundle: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nameless = shutil.copy(bundle, tmp_path / "network")
+    assert answered(["verify", str(nameless)], capsys)["passed"]
+    ours, theirs = (answered(["predict", str(each), str(digits)], capsys) for each in (nameless, bundle))
+    assert ours["predictions"] == theirs["predictions"]
+
+
+@pytest.mark.parametrize("option", [["--all"], ["--no-data"], ["--data-dir", "here"], ["--device", "cuda"]])
+def test_what_verify_cannot_do_for_a_bundle_is_refused(
+    option: list[str], bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert leaves(["verify", str(bundle), *option]) == 2
+    assert "bundle" in capsys.readouterr().err
+
+
 def files_of(bundle: Path) -> dict[str, bytes]:
     """Without what names the moment of the export."""
     return {name: content for name, content in read_files(bundle).items() if name != "bundle.json"}

@@ -93,9 +93,17 @@ def evaluate(
     result: EvaluateResult | BundleEvaluation
     if is_bundle(run):
         from convcraft.workflows.evaluate_bundle import evaluate_bundle
+        from convcraft.workflows.predict import refuse_other_devices
 
+        refuse_other_devices(device)
         result = evaluate_bundle(
-            run, data or data_dir, test_split=test_split, asked=asked, allow_native_code=native_code, console=console
+            run,
+            data,
+            test_split=test_split,
+            data_dir=data_dir,
+            asked=asked,
+            allow_native_code=native_code,
+            console=console,
         )
     else:
         from convcraft.workflows.evaluate import evaluate as run_evaluate

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from convcraft.data.durable_files import sync_folder, write_durably
-from convcraft.deploy.plain_zip import packed_files, unpacked
+from convcraft.deploy.plain_zip import FIRST_BYTES, packed_files, unpacked
 from convcraft.deploy.refusal import Refused, named, shown
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}(/[A-Za-z0-9._-]{1,100})?", re.ASCII)
@@ -49,6 +49,17 @@ def read_files(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, bytes]:
             return _read_zip(_read_regular(path, max_bytes, follow=True), max_bytes)
         except OSError as error:
             raise Refused(f"cannot be read ({error.strerror})", "a folder or a zip file") from error
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file begins as a zip with files in it does, whatever it is called; False where it cannot be read."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+        with path.open("rb") as file:
+            return file.read(len(FIRST_BYTES)) == FIRST_BYTES
+    except OSError:
+        return False
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:

@@ -28,7 +28,7 @@ from safetensors.numpy import load
 
 from convcraft.data.durable_files import json_bytes
 from convcraft.data.preprocess import Preprocess
-from convcraft.deploy.archive import MANIFEST, read_files
+from convcraft.deploy.archive import MANIFEST, is_zip, read_files
 from convcraft.deploy.formats.catalogue import find_format
 from convcraft.deploy.formats.form import FEATURES, LOGITS, Format
 from convcraft.deploy.probes import FOLDER as PROBES
@@ -167,8 +167,10 @@ class Bundle:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a path is meant for a bundle: a folder with bundle.json, or a name that ends in .zip."""
-    return (path / MANIFEST).is_file() or (path.suffix.lower() == ".zip" and not path.is_dir())
+    """Whether a path is meant for a bundle: a folder with bundle.json, a name that ends in .zip, or any zip."""
+    if path.is_dir():
+        return (path / MANIFEST).is_file()
+    return path.suffix.lower() == ".zip" or is_zip(path)
 
 
 def open_bundle(path: Path) -> Bundle:

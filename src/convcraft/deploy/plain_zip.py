@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from convcraft.deploy.refusal import Refused, kind_of, shown
 
+FIRST_BYTES = b"PK\3\4"
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 CENTRAL_HEADER = struct.Struct("<4s6H3I5H2I")
 END_RECORD = struct.Struct("<4s4H2IH")
@@ -87,7 +88,7 @@ def unpacked(data: bytes, file: Packed) -> bytes:
 def _listed(data: bytes) -> tuple[list[Packed], int]:
     """The list of files, and where it begins. It ends where the end record begins, and that ends the zip."""
     end = len(data) - END_RECORD.size
-    if data[:4] != b"PK\3\4" or end < 0:
+    if data[:4] != FIRST_BYTES or end < 0:
         raise Refused(f"is neither a folder nor a zip with files in it{kind_of(data)}", "a bundle")
     mark, disk, first_disk, here, total, num_bytes, begin, comment_bytes = END_RECORD.unpack_from(data, end)
     whole = mark == b"PK\5\6" and (disk, first_disk, comment_bytes) == (0, 0, 0) and here == total
@@ -159,6 +160,6 @@ def _behind_header(data: bytes, file: Packed, end: int) -> int:
     agrees = sizes == [file.checksum, file.packed_bytes, file.num_bytes]
     left_open = bool(flags & SIZES_BEHIND) and sizes == [0, 0, 0]
     same = (name, method, flags) == (file.name, file.method, file.flags) and (agrees or left_open)
-    if mark != b"PK\3\4" or not same:
+    if mark != FIRST_BYTES or not same:
         raise Refused(f"says two things of {shown(file.name)}", "a zip whose headers agree")
     return name_begin + name_bytes + extra_bytes

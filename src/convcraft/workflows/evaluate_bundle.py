@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +36,23 @@ from convcraft.workflows.evaluate_slices import slice_columns_of
 class BundleEvaluation:
     """Figures of a bundle on labelled images. more: slices, gate, trust.
 
-    images_per_second: with the reading of those that are not in memory.
+    images_per_second: through the network; where `reads_on_the_way`, images that do not fit in memory are read
+        meanwhile.
     """
 
     bundle: Path
     data: str
     report: Report
     images_per_second: float
+    reads_on_the_way: bool
     seconds: float
     more: More = field(default_factory=More)
 
     @property
     def lines(self) -> tuple[tuple[str, str], ...]:
         """(what, sentence) of the further figures, for standard output."""
-        return (*self.more.lines, ("speed", f"{self.images_per_second:,.1f} images per second, reading them included"))
+        reading = "reading them included" if self.reads_on_the_way else "once they are read"
+        return (*self.more.lines, ("speed", f"{self.images_per_second:,.1f} images per second, {reading}"))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as plain values for scripts."""
@@ -59,6 +62,7 @@ class BundleEvaluation:
             "bundle": str(self.bundle),
             "data": self.data,
             "images_per_second": self.images_per_second,
+            "reads_on_the_way": self.reads_on_the_way,
             "seconds": self.seconds,
         }
 
@@ -68,6 +72,7 @@ def evaluate_bundle(
     data: str | None,
     *,
     test_split: str | None = None,
+    data_dir: str | None = None,
     asked: Asked | None = None,
     allow_native_code: bool = False,
     console: Console,
@@ -85,7 +90,7 @@ def evaluate_bundle(
         fix = "Name them: convcraft evaluate BUNDLE DATA. A run's own test images: convcraft evaluate RUN"
         raise UserError(f"{bundle} without labelled images", "labelled images to judge it on", fix)
     _refuse_what_needs_the_run(asked)
-    config = replace(DataConfig(), source=data, test_split=test_split)
+    config = DataConfig(source=data, test_split=test_split, data_dir=data_dir)
     predictor = Predictor.open(bundle, measure=True, allow_native_code=allow_native_code)
     asked.refuse_other_classes(predictor.classes)
     with data_progress(console) as progress:
@@ -107,6 +112,7 @@ def evaluate_bundle(
         data=data,
         report=classification_report(predictions),
         images_per_second=len(images) / max(seconds, 1e-9),
+        reads_on_the_way=images.pixels is None,
         seconds=time.monotonic() - started,
         more=made.judge(predictions),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,9 +146,8 @@ def export(
         weighs: afterwards all variants of the run are judged and timed beside each other (`weigh`).
 
     Raises:
-        UserError: no finished run, images that are needed and gone, groups that do not fit
-            them, a format that cannot carry the network, or a bundle
-            that is there already.
+        UserError: no finished run, images that are needed and gone, groups that do not fit them, a format that cannot
+            carry the network, a place that cannot be written, or a bundle that is there already.
     """
     started = time.monotonic()
     if probes not in PROBES:
@@ -157,7 +157,7 @@ def export(
     model, weights = load_model(description)
     folder = out or run / BUNDLES
     places = [folder / f"{run.resolve().name}-{variant.label}{'.zip' if as_zip else ''}" for variant in variants]
-    _refuse_taken(places)
+    _refuse_taken(folder, places)
     exported: list[Exported] = []
     failed: list[tuple[ExportAs, UserError]] = []
     with data_progress(console) as progress:
@@ -189,7 +189,12 @@ def export(
     return ExportResult(run, tuple(exported), weighed, (*images.notes, *notes), problems, time.monotonic() - started)
 
 
-def _refuse_taken(places: Sequence[Path]) -> None:
+def _refuse_taken(folder: Path, places: Sequence[Path]) -> None:
+    """Before minutes of work: a folder that cannot be made or written to, and bundles that are there already."""
+    nearest = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        why = "may not be written to" if nearest.is_dir() else "is no folder"
+        raise UserError(f"--out {folder}: {nearest} {why}", "a folder to write bundles to", "Choose another --out.")
     for place in places:
         if place.exists():
             raise UserError(f"{place} is there already", "a new name", "Remove it, or choose another --out.")

@@ -121,9 +121,7 @@ def open_network(where: Path, how: How, *, many: bool = False) -> Answering:
         UserError: neither of them, or a setting that it cannot follow.
     """
     if is_bundle(where):
-        if how.device not in ("auto", "cpu"):
-            fix = "Leave out --device, or give the run that the bundle was made of."
-            raise UserError(f"device {how.device!r} for a bundle", "auto or cpu: bundles run on the CPU", fix)
+        refuse_other_devices(how.device)
         return Predictor.open(
             where,
             runtime=None if how.threads is None else Runtime(how.threads),
@@ -139,3 +137,10 @@ def open_network(where: Path, how: How, *, many: bool = False) -> Answering:
     network = RunNetwork(where, how.device)
     network.batch_size = how.batch_size or network.batch_size
     return network
+
+
+def refuse_other_devices(device: str) -> None:
+    """Raises UserError where a bundle is asked to run elsewhere than on the CPU."""
+    if device not in ("auto", "cpu"):
+        fix = "Leave out --device, or give the run that the bundle was made of."
+        raise UserError(f"device {device!r} for a bundle", "auto or cpu: bundles run on the CPU", fix)
