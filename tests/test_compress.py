@@ -277,6 +277,20 @@ def test_a_configuration_that_compresses_nothing_is_refused(source: Path) -> Non
         repeat_compression(source / "config.yaml")
 
 
+def test_networks_are_timed_in_one_layout() -> None:
+    contiguous: list[bool] = []
+
+    class Noting(nn.Conv2d):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            contiguous.append(self.weight.is_contiguous())
+            return super().forward(images)
+
+    trained = Noting(3, 4, 3).to(memory_format=torch.channels_last)
+    milliseconds_per_image({"loaded": Noting(3, 4, 3), "trained": trained}, (3, 8, 8), (1,), rounds=1)
+    assert all(contiguous)
+    assert not trained.weight.is_contiguous()
+
+
 def test_networks_take_turns_when_they_are_timed() -> None:
     calls: list[str] = []
 

@@ -41,11 +41,12 @@ def print_gate(gate: Any) -> None:
 
 def print_trade_off(trade_off: Any) -> None:
     """One line per variant; "best" stands before those that no other beats."""
+    width = max(len(variant.name) for variant in trade_off.variants)
     for variant, on_front in zip(trade_off.variants, trade_off.front, strict=True):
         worse = f"  worse in {', '.join(variant.worse)}" if variant.worse else ""
         right = f"{variant.accuracy:.2%} right  {variant.agreement:.2%} as trained{worse}"
         print(
-            f"{'best' if on_front else '':<5} {variant.name:<26} {variant.milliseconds:8.2f} ms  "
+            f"{'best' if on_front else '':<5} {variant.name:<{width}} {variant.milliseconds:8.2f} ms  "
             f"{variant.size_bytes / 1e6:8.2f} MB  {right}"
         )
 
