@@ -34,7 +34,7 @@ from convcraft.deploy.bundle import (
 from convcraft.deploy.formats.form import FEATURES, LOGITS, Runtime, Session
 from convcraft.deploy.machine import fingerprint, processor_name, versions
 from convcraft.deploy.predictor import open_session
-from convcraft.deploy.probe_check import refuse_failed, try_probes
+from convcraft.deploy.probe_check import feature_differences, refuse_failed, try_probes
 from convcraft.errors import UserError
 from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.trust import TENSORS, TRUST
@@ -102,9 +102,16 @@ def test_float32_is_held_to_what_an_export_holds_it_to(files: Files, tolerance: 
 
 
 def test_low_precision_has_a_largest_tolerance(files: Files) -> None:
-    assert opened(forged(files, {}, precision="int8", tolerance=0.25)).manifest.tolerance == 0.25
+    assert opened(forged(files, {}, precision="int8", tolerance=0.5)).manifest.tolerance == 0.5
     with pytest.raises(UserError, match="tolerance"):
-        opened(forged(files, {}, precision="int8", tolerance=0.26))
+        opened(forged(files, {}, precision="int8", tolerance=0.51))
+
+
+def test_features_are_compared_by_their_length() -> None:
+    expected = np.array([[3.0, 4.0, 0.0], [0.0, 0.0, 5.0]], np.float32)
+    got = expected + np.array([[0.0, 0.0, 1.0], [0.6, 0.8, 0.0]], np.float32) * np.float32(2)
+    np.testing.assert_allclose(feature_differences(expected, got), [0.2, 0.2], rtol=1e-6)
+    assert feature_differences(np.zeros((2, 3), np.float32), got).min() > 1e30  # nothing was expected
 
 
 @pytest.mark.parametrize("precision", ["float64", "INT8", ""])

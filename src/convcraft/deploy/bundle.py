@@ -41,7 +41,7 @@ VERSION = 1
 CLASSES, PREPROCESS, PARITY, CARD = "classes.json", "preprocess.json", "parity.json", "MODEL_CARD.md"
 EXPECTED = f"{PROBES}/expected.safetensors"
 EXACT = 1e-4  # of the logit range: float32 in another order of sums
-LARGEST_TOLERANCE = 0.25  # of the logit range, in lower precision
+LARGEST_TOLERANCE = 0.5  # of the logit range, in lower precision: drawn pictures are unlike those that int8 is made for
 EXPORT_AGAIN = "Copy the bundle again from where it was made, or export it again: convcraft export RUN."
 
 
@@ -61,7 +61,8 @@ class Manifest:
     format, precision: of the model files. normalises: the model takes uint8 [B, H, W, C] instead of normalised
     float32 [B, C, H, W]. loss: `training.loss` of the run, which says what logits mean.
     weights_sha256, preprocess_sha256: what the source was, and what the trust was fitted for.
-    tolerance: how far a logit may be from the source's, as a share of the range of all expected logits.
+    tolerance: how far a logit may be from the source's, as a share of the range of all expected logits; and features,
+    as a share of twice their length.
     made_with: versions of what wrote it. source: the network's name, the run's data. created: UTC.
     files: name -> {"bytes", "sha256"} of every file but this one.
     """

@@ -36,12 +36,13 @@ from convcraft.deploy.judges import Judges, session_outputs, source_outputs
 from convcraft.deploy.machine import versions
 from convcraft.deploy.parity import Parity, compare_logits
 from convcraft.deploy.privacy import refuse_private
-from convcraft.deploy.probe_check import logit_range
+from convcraft.deploy.probe_check import feature_differences
 from convcraft.deploy.probes import FOLDER, Picture, pixels_sha256
 from convcraft.errors import UserError
 from convcraft.evaluation.outputs import Outputs
 
 THIS_NETWORK, SOURCE = "this network", "the float32 network"  # whose answers the trust was fitted on
+TRAIN = "Choose a higher precision, or train the network for 8 bits: convcraft compress RUN --int8."
 ROOM = 1.5  # times what was measured: another processor rounds low precision in another way
 
 
@@ -160,27 +161,26 @@ def make_bundle(
 
 
 def _tolerance(form: Format, precision: str, expected: Outputs, got: Outputs, parity: Parity) -> float:
-    """How far a logit or a feature may be off at load, as a share of their range."""
+    """How far logits and features may be off at load, as a share of the logit range and of the features' length."""
     for outputs in (expected, got):
         arrays = [outputs.logits] if outputs.features is None else [outputs.logits, outputs.features]
         if not all(np.isfinite(array).all() for array in arrays):
             received = f"{form.name} in {precision}: the network answers a probe with NaN or infinity"
             raise UserError(received, "finite logits and features", "Train again; check the weights for NaN.")
-    found = parity.relative_difference
+    found, part = parity.relative_difference, "logit range"
     if expected.features is not None and got.features is not None:
-        apart = float(np.abs(got.features.astype(np.float64) - expected.features).max())
-        found = max(found, apart / logit_range(expected.features))
+        of_features = float(feature_differences(expected.features, got.features).max())
+        found, part = max((found, part), (of_features, "features' length, twice"))
     what = f"{form.name} in {precision}"
     if precision == "float32":
         if not found <= EXACT:
-            received = f"{what} differs from the run's network by {found:.2g} of the logit range"
+            received = f"{what} differs from the run's network by {found:.2g} of the {part}"
             raise UserError(received, f"at most {EXACT:g}", "Choose another format; this one cannot carry the network.")
         return EXACT
     tolerance = max(EXACT, ROOM * found)
     if not tolerance <= LARGEST_TOLERANCE:
-        received = f"{what} differs from the run's network by {found:.0%} of the logit range on the probes"
-        fix = "Choose a higher precision, or compress with training (convcraft compress)."
-        raise UserError(received, f"at most {LARGEST_TOLERANCE / ROOM:.0%}", fix)
+        received = f"{what} differs from the run's network by {found:.0%} of the {part} on the probes"
+        raise UserError(received, f"at most {LARGEST_TOLERANCE / ROOM:.0%}", TRAIN)
     return tolerance
 
 

@@ -36,6 +36,17 @@ def logit_range(expected: NDArray[np.float32]) -> float:
     return max(float(expected.max()) - float(expected.min()), float(np.finfo(np.float32).tiny))
 
 
+def feature_differences(expected: NDArray[np.float32], got: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Float64 [P]: how far each row of features [P, D] is off, as a share of twice the expected rows' length (rms).
+
+    Lengths, as scores of strangeness go by distances: of a thousand features, one is always far off in 8 bits. Twice,
+    as the classifier averages over features, and logits part less than what they come from.
+    """
+    length = float(np.sqrt(np.mean(np.sum(expected.astype(np.float64) ** 2, axis=1))))
+    apart: NDArray[np.float64] = np.linalg.norm(got.astype(np.float64) - expected, axis=1)
+    return apart / max(2 * length, float(np.finfo(np.float32).tiny))
+
+
 def pixels_of_probes(bundle: Bundle) -> tuple[NDArray[np.uint8], list[str | None]]:
     """uint8 [P, H, W, C] by the bundle's contract, and what is wrong with each probe's, or None."""
     shape = (bundle.preprocess.height, bundle.preprocess.width, bundle.preprocess.channels)
@@ -107,7 +118,7 @@ def _results(bundle: Bundle, outputs: list[Outputs], problems: list[str | None],
         elif got != expected and _margin(bundle.expected_logits[index]) > tolerance * scale:
             problem = problem or f"called {got}{at_once}, expected {expected}"
         elif not features[index] <= tolerance:
-            problem = problem or f"features differ by {features[index]:.2g} of their range{at_once}"
+            problem = problem or f"features differ by {features[index]:.2g} of twice their length{at_once}"
         results.append(ProbeResult(entry.file, entry.label, got, float(differences[index]), problem))
     return results
 
@@ -148,15 +159,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _feature_differences(bundle: Bundle, outputs: list[Outputs]) -> NDArray[np.float64]:
-    """Float64 [P], as shares of the range of all expected features; 0 where the bundle has none."""
+    """Float64 [P], as `feature_differences`; 0 where the bundle has none."""
     expected = bundle.expected_features
     if expected is None:
         return np.zeros(len(bundle.expected_logits))
     got = np.concatenate([output.features for output in outputs if output.features is not None])
-    if got.shape != expected.shape:
-        return np.full(len(outputs), np.inf)
-    differences: NDArray[np.float64] = np.abs(got.astype(np.float64) - expected).max(axis=1) / logit_range(expected)
-    return differences
+    return feature_differences(expected, got) if got.shape == expected.shape else np.full(len(expected), np.inf)
 
 
 def _margin(logits: NDArray[np.float32]) -> float:
