@@ -3,7 +3,8 @@
     CONVCRAFT_DATA=DATA python benchmarks/runtime_speed.py [--run FOLDER] [--rounds N] [--threads N]
 
 Speed: ResNet-18 with random weights, batches of 1 and 16, every format and precision that is installed (AOTInductor
-left out: minutes of compiler time) beside eager torch in float32, in turns, medians and quartiles over the rounds.
+left out: minutes of compiler time) beside eager torch in float32, in turns with pauses between them, medians and
+quartiles over the rounds.
 
 What it costs: MobileNetV2 on the ants/bees photos (`finetune --method probe`, made here unless --run has one), exported
 in the same variants, each on all 153 test photos beside the run under torch: share of equal answers and accuracy.
@@ -17,8 +18,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 
 from convcraft.config import ModelConfig
 from convcraft.data.preprocess import Preprocess
+from convcraft.deploy.compress.timing import seconds_in_turns
 from convcraft.deploy.export_network import ExportNetwork
 from convcraft.deploy.formats.catalogue import FORMATS, find_format
 from convcraft.deploy.formats.form import Runtime
@@ -43,7 +45,6 @@ BATCH_SIZES = (1, 16)
 LOSSLESS_BAR, INT8_BAR = 3.0, 5.0
 LOSSLESS = {"points": 0.2, "agreement": 0.995}
 INT8 = {"points": 1.0, "agreement": 0.97}
-WARM_UP = 3
 CONTRACT = Preprocess(height=224, width=224, channels=3, crop_fraction=0.875, mean=(0.45,), std=(0.23,))
 
 Answer = Callable[[NDArray[np.float32]], object]
@@ -101,13 +102,9 @@ def timed(pixels: NDArray[np.uint8], rounds: int, threads: int) -> dict[str, dic
     found: dict[str, dict[str, Any]] = {name: {} for name in sides}
     images = CONTRACT.normalise(pixels)
     for batch_size in BATCH_SIZES:
-        batch, seconds = images[:batch_size], {name: [] for name in sides}
-        for turn in range(WARM_UP + rounds):
-            for name, answer in sides.items():
-                began = time.perf_counter()
-                answer(batch)
-                if turn >= WARM_UP:
-                    seconds[name].append(time.perf_counter() - began)
+        batch = images[:batch_size]
+        calls = [partial(answered, answer, batch) for answer in sides.values()]
+        seconds = dict(zip(sides, seconds_in_turns(calls, rounds), strict=True))
         torch_median = float(np.median(seconds["torch eager"]))
         for name, taken in seconds.items():
             quick, middle, slow = 1000 * np.percentile(taken, [25, 50, 75]) / batch_size
@@ -115,6 +112,10 @@ def timed(pixels: NDArray[np.uint8], rounds: int, threads: int) -> dict[str, dic
             found[name][str(batch_size)] = {"ms": middle, "quartiles": [quick, slow], "times_torch": times}
             print(f"batch {batch_size:2d}  {name:<22} {middle:8.2f} ms per image  {times:5.2f} times", flush=True)
     return found
+
+
+def answered(answer: Answer, images: NDArray[np.float32], _: int) -> object:
+    return answer(images)
 
 
 def eager(model: torch.nn.Module) -> Answer:

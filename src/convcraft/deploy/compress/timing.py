@@ -14,6 +14,7 @@ from torch import nn
 from convcraft.data.sample import Progress
 
 ROUNDS, WARM_UP = 15, 3
+PAUSE_SECONDS = 0.03  # until the threads of what ran before have stopped to wait for work, which takes a core
 ROUND_SECONDS = 0.02  # a round of one network lasts at least so long: clocks and other work blur less
 
 
@@ -22,7 +23,9 @@ def seconds_in_turns(
 ) -> list[list[float]]:
     """Seconds that each call takes, one figure per round.
 
-    They take turns in every round, so that what else the machine does meets all alike.
+    They take turns in every round, so that what else the machine does meets all alike. Each begins with a pause and a
+    call that does not count: one runtime's waiting threads make the next one half as fast, and its weights have to come
+    into the cache again, which they are in where it works alone.
 
     Args:
         calls: each is given the number of the round.
@@ -33,6 +36,8 @@ def seconds_in_turns(
         if progress is not None:
             progress(turn, rounds, "timing")
         for call, times, taken in zip(calls, repeats, seconds, strict=True):
+            time.sleep(PAUSE_SECONDS)
+            call(turn)
             began = time.perf_counter()
             for _ in range(times):
                 call(turn)
