@@ -91,8 +91,9 @@ def test_it_stops_at_the_first_that_reaches_and_says_where_none_does(
 
     # What is there is not made again, and is taken where it reaches the targets.
     kept = (run / "bundles" / "run-onnx-float32.zip").stat().st_mtime_ns
-    code, told, _ = command(run, capsys, "--target-latency", "5")
+    code, told, out = command(run, capsys, "--target-latency", "5")
     assert (code, told["found"]["name"], there(run)) == (0, "onnx float32", ["run-onnx-float32.zip"])
+    assert f"found        onnx float32: {run / 'bundles' / 'run-onnx-float32.zip'}" in out
     assert (run / "bundles" / "run-onnx-float32.zip").stat().st_mtime_ns == kept
 
     # Nothing reaches it: all is shown, and the command says no.

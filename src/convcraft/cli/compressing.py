@@ -186,7 +186,7 @@ def _search(
     if result.found is not None and result.found == result.trade_off.variants[0]:
         print("found        the run itself: it is quick and small enough as it is")
     elif result.found is not None:
-        print(f"found        {result.found.name}: {result.found.command}")
+        print(f"found        {result.found.name}: {run.absolute().parent / result.found.place}")
     else:
         print("found        none: no variant reaches the targets without losing more than --max-drop")
     print(f"next         convcraft report {run}  (draws them beside each other)")

@@ -15,7 +15,8 @@ class Variant:
     name: "onnx int8". accuracy: on `num_images` images, the same for all variants; interval: 95 % (Wilson).
     agreement: share of images that it calls as the run's own network does.
     milliseconds: for one image, median; slow, quick: the quartiles. size_bytes: of what is stored of the network.
-    command: that makes it. worse: classes and groups in which it is shown to be worse than the run's own network.
+    command: that makes it. place: where it lies; both as seen from the folder that holds the run.
+    worse: classes and groups in which it is shown to be worse than the run's own network.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Variant:
     slow: float
     size_bytes: int
     command: str
+    place: str = ""
     worse: tuple[str, ...] = ()
 
     def beaten_by(self, other: Variant) -> bool:

@@ -44,6 +44,7 @@ class _Candidate:
     answer: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
     size_bytes: int
     command: str
+    place: str
 
 
 def weigh(run: RunDescription, judges: Judges, progress: Progress | None = None) -> tuple[TradeOff, tuple[str, ...]]:
@@ -132,7 +133,7 @@ def _of_run(run: RunDescription, name: str) -> _Candidate:
     network = RunNetwork(run.folder, "cpu")
     weights = load_result(run)
     size = (run.folder / CHECKPOINTS / weights.checkpoint / weights.file).stat().st_size
-    return _Candidate(name, lambda pixels: network.outputs(pixels).logits, size, _command_of(run))
+    return _Candidate(name, lambda pixels: network.outputs(pixels).logits, size, _command_of(run), _name(run))
 
 
 def _command_of(run: RunDescription) -> str:
@@ -168,7 +169,7 @@ def _of_bundles(run: RunDescription, prefix: str, notes: list[str]) -> Iterator[
         usual = f"{_name(run)}-{manifest.format}-{manifest.precision}.zip"
         if path.name != usual:  # a folder, or a copy
             name += f" ({path.name})"
-        yield _Candidate(name, _logits_of(predictor), size, command)
+        yield _Candidate(name, _logits_of(predictor), size, command, f"{_name(run)}/{BUNDLES}/{path.name}")
 
 
 def _logits_of(predictor: Predictor) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
@@ -204,5 +205,6 @@ def _described(
         slow=float(slow),
         size_bytes=candidate.size_bytes,
         command=candidate.command,
+        place=candidate.place,
         worse=tuple(part.name for part in judged.worse),
     )
