@@ -1,4 +1,4 @@
-"""The one error that people see: what was received, what was expected, how to fix it."""
+"""The one error that people see: what was received, what was expected, how to fix it; and what others say."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ class UserError(ValueError):
 
     def as_dict(self) -> dict[str, str]:
         return {"received": self.received, "expected": self.expected, "fix": self.fix}
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's exception says, in one line; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

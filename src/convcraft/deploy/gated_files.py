@@ -16,6 +16,8 @@ from convcraft.deploy.judges import Judges, session_outputs
 from convcraft.errors import UserError
 from convcraft.evaluation.outputs import Outputs
 
+TOO_FAR_OFF = "Choose a higher precision, or train the network for it: convcraft compress RUN --int8."
+
 
 @dataclass(frozen=True, eq=False)
 class GatedFiles:
@@ -68,12 +70,9 @@ def gated_files(
         found = GatedFiles(files, judge(files))
     if found.gate is not None and not found.gate.passed:
         raise UserError(
-            _rejected(form, precision, found.gate), "no class or group that pays for the lower precision", FIX
+            _rejected(form, precision, found.gate), "no class or group that pays for the lower precision", TOO_FAR_OFF
         )
     return found
-
-
-FIX = "Choose a higher precision, or train the network for it: convcraft compress RUN --int8."
 
 
 def _rejected(form: Format, precision: str, gate: VariantJudged) -> str:

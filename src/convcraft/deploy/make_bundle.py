@@ -31,7 +31,7 @@ from convcraft.deploy.compress.gate import VariantJudged
 from convcraft.deploy.export_network import ExportNetwork
 from convcraft.deploy.export_trust import trust_fitted_again
 from convcraft.deploy.formats.form import FEATURES, LOGITS, Format, Runtime
-from convcraft.deploy.gated_files import gated_files
+from convcraft.deploy.gated_files import TOO_FAR_OFF, gated_files
 from convcraft.deploy.judges import Judges, session_outputs, source_outputs
 from convcraft.deploy.machine import versions
 from convcraft.deploy.parity import Parity, compare_logits
@@ -42,7 +42,6 @@ from convcraft.errors import UserError
 from convcraft.evaluation.outputs import Outputs
 
 THIS_NETWORK, SOURCE = "this network", "the float32 network"  # whose answers the trust was fitted on
-TRAIN = "Choose a higher precision, or train the network for 8 bits: convcraft compress RUN --int8."
 ROOM = 1.5  # times what was measured: another processor rounds low precision in another way
 
 
@@ -180,7 +179,7 @@ def _tolerance(form: Format, precision: str, expected: Outputs, got: Outputs, pa
     tolerance = max(EXACT, ROOM * found)
     if not tolerance <= LARGEST_TOLERANCE:
         received = f"{what} differs from the run's network by {found:.0%} of the {part} on the probes"
-        raise UserError(received, f"at most {LARGEST_TOLERANCE / ROOM:.0%}", TRAIN)
+        raise UserError(received, f"at most {LARGEST_TOLERANCE / ROOM:.0%}", TOO_FAR_OFF)
     return tolerance
 
 

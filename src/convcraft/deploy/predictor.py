@@ -21,7 +21,7 @@ from convcraft.deploy.machine import package_version
 from convcraft.deploy.probe_check import refuse_failed, try_probes
 from convcraft.deploy.remembered import recall, remember
 from convcraft.deploy.runtime_choice import choose_runtime, remembered_choice
-from convcraft.errors import UserError
+from convcraft.errors import UserError, first_line
 from convcraft.evaluation.answers import ImagePrediction
 from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.trust import Trust
@@ -131,7 +131,7 @@ def open_session(bundle: Bundle, runtime: Runtime, *, allow_native_code: bool = 
     except UserError:
         raise
     except Exception as error:  # each runtime has exceptions of its own
-        received = f"{bundle.path}: {form.package} refuses its model ({_first_line(error)})"
+        received = f"{bundle.path}: {form.package} refuses its model ({first_line(error)})"
         fix = f"It was made with {form.package} {bundle.manifest.made_with.get(form.package)}; try that version."
         raise UserError(received, "a model that it can load", fix) from error
 
@@ -145,15 +145,11 @@ def _telling(bundle: Bundle, session: Session) -> Session:
         except UserError:
             raise
         except Exception as error:  # each runtime has exceptions of its own
-            received = f"{bundle.path}: {bundle.form.package} fails on {len(inputs)} at once ({_first_line(error)})"
+            received = f"{bundle.path}: {bundle.form.package} fails on {len(inputs)} at once ({first_line(error)})"
             fix = "Try --batch-size 1, which needs the least memory."
             raise UserError(received, "a network that takes what its contract gives", fix) from error
 
     return run
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _named(picture: ImageLike | str, position: int) -> tuple[str, ImageLike]:

@@ -11,7 +11,7 @@ from convcraft.data.images import BadImage
 from convcraft.deploy.bundle import Bundle
 from convcraft.deploy.formats.form import BATCH_SIZE, Session
 from convcraft.deploy.probes import pixels_sha256
-from convcraft.errors import UserError
+from convcraft.errors import UserError, first_line
 from convcraft.evaluation.outputs import Outputs
 
 FIX = (
@@ -143,7 +143,7 @@ def _outputs(bundle: Bundle, session: Session, images: NDArray[np.generic]) -> O
     try:
         outputs = session(images)
     except Exception as error:  # each runtime has exceptions of its own
-        received = f"{bundle.path}: {bundle.form.package} cannot run it ({_first_line(error)})"
+        received = f"{bundle.path}: {bundle.form.package} cannot run it ({first_line(error)})"
         raise UserError(received, "a network that takes what its contract gives", FIX) from error
     wanted = (len(images), len(bundle.classes))
     if outputs.logits.shape != wanted:
@@ -152,10 +152,6 @@ def _outputs(bundle: Bundle, session: Session, images: NDArray[np.generic]) -> O
     if bundle.expected_features is not None and outputs.features is None:
         raise UserError(f"{bundle.path}: a network without features", "those that its trust is based on", FIX)
     return outputs
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _feature_differences(bundle: Bundle, outputs: list[Outputs]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from convcraft.data.sample import Finding
 from convcraft.doctor.preflight_finding import error, some, times, warning
 from convcraft.doctor.preflight_trace import MISFITS, LayerCall, Trace, label
+from convcraft.errors import first_line
 
 WINDOWED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d)
 ROUNDING = 1e-3  # outputs that differ by more than this share of their size differ by more than rounding
@@ -20,7 +21,7 @@ def stop_findings(trace: Trace) -> Iterator[Finding]:
     """A forward pass that stopped: the layer, what reached it, and how to make it fit."""
     if trace.error is None:
         return
-    first = str(trace.error).splitlines()[0] if str(trace.error) else type(trace.error).__name__
+    first = first_line(trace.error)
     call = trace.failed_in
     if call is not None and isinstance(call.module, nn.Linear) and call.input_shape:
         yield _linear_finding(trace, call.name, call.module, call.input_shape[-1])

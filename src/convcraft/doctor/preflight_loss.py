@@ -15,7 +15,7 @@ from convcraft.config import LOSSES
 from convcraft.data.sample import Finding
 from convcraft.doctor.preflight_finding import error, has_error, info, times, warning
 from convcraft.doctor.preflight_trace import LossFunction, Trace, label
-from convcraft.errors import UserError
+from convcraft.errors import UserError, first_line
 from convcraft.models.output_check import SQUASHING, kind_of_values, loss_floor
 from convcraft.tasks.classification import Classification
 
@@ -215,7 +215,7 @@ def _loss_value(trace: Trace, kind: LossKind) -> Iterator[Finding]:
     shape = times(tuple(trace.outputs.shape))
     loss = trace.loss
     if trace.loss_error is not None:
-        cause = str(trace.loss_error).splitlines()[0]
+        cause = first_line(trace.loss_error)
         yield error(f"{kind.name} stops on outputs {shape}: {cause}", "Give it the outputs and labels that it takes.")
     elif not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"{times(tuple(loss.shape))} numbers" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"

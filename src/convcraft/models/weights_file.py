@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from convcraft.errors import UserError
+from convcraft.errors import UserError, first_line
 
 SAFETENSORS = ".safetensors"
 PICKLED = (".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")  # .pth.tar was usual once
@@ -102,7 +102,7 @@ def _unpickle_tensors(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile pickle can make the reader raise anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         blocked = _blocked_name(error)
         received = f"{path.name} holds more than tensors ({blocked}), and could run code when it is read"
         if not blocked:

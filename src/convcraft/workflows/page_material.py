@@ -13,7 +13,7 @@ from torch import nn
 
 from convcraft.data.image_set import ImageSet
 from convcraft.data.preprocess import Preprocess
-from convcraft.errors import UserError
+from convcraft.errors import UserError, first_line
 from convcraft.evaluation.metrics import Mistake
 from convcraft.evaluation.predictions import Predictions, softmax
 from convcraft.evaluation.reliability_diagram import ReliabilityDiagram, reliability_diagram
@@ -72,7 +72,7 @@ def heat_of(
 
 
 def _reason(error: UserError | RuntimeError) -> str:
-    return error.received if isinstance(error, UserError) else str(error).splitlines()[0]
+    return error.received if isinstance(error, UserError) else first_line(error)
 
 
 def reliability_of(predictions: Predictions, temperature: float | None) -> dict[str, ReliabilityDiagram]:

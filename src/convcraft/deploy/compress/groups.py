@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convcraft.errors import UserError
+from convcraft.errors import UserError, first_line
 from convcraft.models.build import MISFITS
 from convcraft.models.classifier import classifiers
 from convcraft.models.pruned import CannotRecord, changed_shapes, same_outputs
@@ -175,7 +175,7 @@ def _fault(model: nn.Module, groups: Sequence[ChannelGroup], images: Tensor) -> 
             return None
         return "other layers depend on these channels in a way that cannot be followed"
     except (*MISFITS, CannotRecord) as error:
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
+        return first_line(error)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from convcraft.errors import first_line
 from convcraft.workflows.seeds.program import STOPS, WRONG, Diagnosis, Program, argument, called_name, keyword
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _forward_pass(program: Program, network: nn.Module, images: Tensor) -> Itera
     except MISFITS as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<listing>"]
         where = f"line {lines[-1]}: {program.lines[lines[-1] - 1].strip()}" if lines and lines[-1] else "the network"
-        cause = f"a batch of {list(images.shape)} stops with {type(error).__name__}: {str(error).splitlines()[0]}"
+        cause = f"a batch of {list(images.shape)} stops with {type(error).__name__}: {first_line(error)}"
         fix = "Let each layer expect what the one before it makes."
         yield Diagnosis("forward pass", STOPS, where, cause, fix)
         return
