@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # before torch is imported: workers that share cores wait for each other's threads
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: workers that share cores slow each other down
     cores_each = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores_each)))
 
