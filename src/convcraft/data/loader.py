@@ -9,6 +9,7 @@ an epoch needs a step number and nothing else.
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,8 +24,9 @@ from convcraft.data.cached_maps import CachedMaps
 from convcraft.data.draws import epoch_order
 from convcraft.data.image_set import ImageSet
 from convcraft.data.preprocess import Preprocess
-from convcraft.errors import UserError
+from convcraft.errors import UserError, first_line
 
+SIGNAL_SECONDS = 0.5
 EVAL_PIXELS = 32 * 224 * 224  # of a batch that is only judged
 
 Ids = NDArray[np.int64]
@@ -152,10 +154,23 @@ def _batches(passes: _TrainPasses | _EvalPasses, num_workers: int) -> Iterator[B
             worker_init_fn=_leave_signals_to_the_loop,
             generator=torch.Generator(),  # else it draws from the generator that dropout draws from
         )
-    for batch in source:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+    try:
+        for batch in source:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    except (ConnectionError, EOFError) as error:  # it died while it handed a batch over
+        time.sleep(SIGNAL_SECONDS)  # the signal of its death comes too, and torch raises its own error here, not later
+        raise DeadWorker(f"a batch broke off: {first_line(error)}") from error
+
+
+class DeadWorker(RuntimeError):
+    """A process that decodes images died: for want of memory, by a signal, by a broken library."""
+
+
+def is_dead_worker(error: RuntimeError) -> bool:
+    """torch raises a RuntimeError of its own for it, wherever the program is when the signal comes."""
+    return isinstance(error, DeadWorker) or "DataLoader worker (pid" in str(error)
 
 
 def _leave_signals_to_the_loop(_worker: int) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from convcraft.config import RunConfig
 from convcraft.data.cached_maps import CachedMaps
 from convcraft.data.image_set import ImageSet
-from convcraft.data.loader import Batch, EpochPlan, Ids, eval_batches, train_batches
+from convcraft.data.loader import Batch, EpochPlan, Ids, eval_batches, is_dead_worker, train_batches
 from convcraft.tasks.classification import Classification
 from convcraft.training import gradient_scaling, optimizer_state, random_state
 from convcraft.training.base_trainer import (
@@ -205,7 +205,7 @@ def fit(trainer: BaseTrainer, console: Console) -> None:
             save(trainer, clock)
             trainer.watch.lap("other")
     except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):
+        if not is_dead_worker(error):
             raise
         # Nothing is saved: the step that was under way has moved batch-norm statistics and random state already.
         raise Interrupted(
