@@ -1,8 +1,8 @@
 """ONNX in int8: QuantizeLinear and DequantizeLinear around the operators, which ONNX Runtime computes in 8 bits.
 
 Weights have a scale per output channel, activations one per tensor (uint8 with a zero point). Their ranges are the
-least and largest values seen: on ResNet-20, ResNet-18 and MobileNetV2, entropy and percentiles came out level or worse
-(docs/bundle.md) and take many times the memory. An output is quantised where the next operator asks for it and not
+least and largest values seen: on ResNet-20 and MobileNetV2 neither entropy nor percentiles won clearly (docs/bundle.md),
+and both take many times the memory. An output is quantised where the next operator asks for it and not
 otherwise, so that logits stay float32.
 """
 
