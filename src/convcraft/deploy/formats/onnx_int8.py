@@ -1,9 +1,9 @@
 """ONNX in int8: QuantizeLinear and DequantizeLinear around the operators, which ONNX Runtime computes in 8 bits.
 
 Weights have a scale per output channel, activations one per tensor (uint8 with a zero point). Their ranges are the
-least and largest values seen: on ResNet-20 and MobileNetV2 neither entropy nor percentiles won clearly (docs/bundle.md),
-and both take many times the memory. An output is quantised where the next operator asks for it and not
-otherwise, so that logits stay float32.
+least and largest values seen: on ResNet-20 and MobileNetV2 neither entropy nor percentiles won clearly
+(docs/bundle.md), and both take many times the memory. An output is quantised where the next operator asks for it and
+not otherwise, so that logits stay float32.
 """
 
 from __future__ import annotations
