@@ -7,10 +7,6 @@ from pathlib import Path
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: workers that share cores slow each other down
-    cores_each = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores_each)))
-
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
