@@ -1,14 +1,16 @@
-"""Bundles of small networks, without a run behind them."""
+"""Bundles of small networks without a run behind them, and a small run to export."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import nn
 
-from convcraft.config import ModelConfig
+from convcraft.config import ModelConfig, RunConfig
 from convcraft.data.preprocess import Preprocess
 from convcraft.deploy.export_network import ExportNetwork
 from convcraft.deploy.formats.catalogue import find_format
@@ -17,8 +19,19 @@ from convcraft.deploy.make_bundle import MadeBundle, Source, make_bundle
 from convcraft.deploy.probes import made_pictures
 from convcraft.evaluation.trust import TRUST, fit_trust
 from convcraft.models.build import build_model
+from convcraft.workflows.train import train
 
 WEIGHTS = "0" * 64
+
+
+def digits_run(folder: Path) -> Path:
+    """A run of two epochs in a new folder `digits` in this one."""
+    config = RunConfig().changed(
+        data={"source": "digits"},
+        model={"name": "lenet5"},
+        training={"epochs": 2, "device": "cpu", "trackers": ()},
+    )
+    return train(config, folder / "digits", console=Console(quiet=True)).run
 
 
 def small_network(name: str, num_classes: int, contract: Preprocess) -> nn.Module:

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exported import digits_run
 from PIL import Image
-from rich.console import Console
 
 from convcraft.cli.app import main
-from convcraft.config import DataConfig, RunConfig
+from convcraft.config import DataConfig
 from convcraft.errors import UserError
-from convcraft.workflows.train import train
 
 pytest.importorskip("onnxscript", reason="exporting needs the export extra")
 
@@ -36,12 +35,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = RunConfig().changed(
-        data={"source": "digits"},
-        model={"name": "lenet5"},
-        training={"epochs": 2, "device": "cpu", "trackers": ()},
-    )
-    return train(config, tmp_path_factory.mktemp("runs") / "digits", console=Console(quiet=True)).run
+    return digits_run(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exported import digits_run
 from PIL import Image
 from rich.console import Console
 
@@ -24,7 +25,6 @@ from convcraft.errors import UserError
 from convcraft.training.run_folder import read_run
 from convcraft.workflows.export import parse_variants
 from convcraft.workflows.export_images import export_images
-from convcraft.workflows.train import train
 
 pytest.importorskip("onnxscript", reason="exporting needs the export extra")
 
@@ -33,12 +33,7 @@ QUIET = Console(quiet=True)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = RunConfig().changed(
-        data={"source": "digits"},
-        model={"name": "lenet5"},
-        training={"epochs": 2, "device": "cpu", "trackers": ()},
-    )
-    return train(config, tmp_path_factory.mktemp("runs") / "digits", console=QUIET).run
+    return digits_run(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

@@ -92,8 +92,8 @@ def evaluate(
     console = make_console(quiet)
     result: EvaluateResult | BundleEvaluation
     if is_bundle(run):
+        from convcraft.workflows.bundle_options import refuse_other_devices
         from convcraft.workflows.evaluate_bundle import evaluate_bundle
-        from convcraft.workflows.predict import refuse_other_devices
 
         refuse_other_devices(device)
         result = evaluate_bundle(

@@ -19,7 +19,6 @@ from convcraft.cli.options import (
     Seed,
 )
 from convcraft.cli.printing import print_json
-from convcraft.errors import UserError
 
 
 def verify(
@@ -46,14 +45,12 @@ def verify(
     from convcraft.deploy.bundle import is_bundle
 
     if is_bundle(run):
-        from convcraft.workflows.predict import refuse_other_devices
+        from convcraft.workflows.bundle_options import refuse_options_of_runs, refuse_other_devices
         from convcraft.workflows.verify_bundle import verify_bundle
 
         refuse_other_devices(device)
         of_runs = {"--no-data": no_data, "--all": all_, "--data-dir": data_dir is not None}
-        if given := [option for option, is_given in of_runs.items() if is_given]:
-            fix = "Leave it out: a bundle is checked by its own probes, all of them."
-            raise UserError(f"a bundle with {', '.join(given)}", "options that a bundle can answer", fix)
+        refuse_options_of_runs(of_runs, "Leave it out: a bundle is checked by its own probes, all of them.")
         result = verify_bundle(run, allow_native_code=native_code)
     else:
         from convcraft.workflows.console import make_console

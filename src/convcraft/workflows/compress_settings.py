@@ -104,13 +104,7 @@ def choose_compression(
             distil=distil or fresh,
         ),
     )
-    config = config.changed(
-        data={"data_dir": data_dir},
-        optim=optim_settings,
-        training=training_settings,
-        compress=compress_settings,
-    )
-    return assign(config, assignments)
+    return _changed(config, data_dir, optim_settings, training_settings, compress_settings, assignments)
 
 
 def gate_settings(asked: Asked) -> dict[str, Any]:
@@ -137,12 +131,19 @@ def repeat_compression(
     if config.compress.source is None:
         fix = "Name a finished run and what to do with it: convcraft compress RUN --prune 0.5"
         raise UserError(f"{file} names no run to make smaller", "the config.yaml of a compressed run", fix)
-    config = config.changed(
-        data={"data_dir": data_dir},
-        optim=optim_settings,
-        training=training_settings,
-        compress=compress_settings,
-    )
+    return _changed(config, data_dir, optim_settings, training_settings, compress_settings, assignments)
+
+
+def _changed(
+    config: RunConfig,
+    data_dir: str | None,
+    optim: dict[str, Any] | None,
+    training: dict[str, Any] | None,
+    compress: dict[str, Any] | None,
+    assignments: Sequence[str],
+) -> RunConfig:
+    """What was asked for beside the kind of compression."""
+    config = config.changed(data={"data_dir": data_dir}, optim=optim, training=training, compress=compress)
     return assign(config, assignments)
 
 

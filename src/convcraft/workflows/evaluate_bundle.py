@@ -26,6 +26,7 @@ from convcraft.evaluation.metrics import Report, classification_report
 from convcraft.evaluation.outputs import Outputs
 from convcraft.evaluation.predictions import Predictions
 from convcraft.evaluation.probabilities import probabilities_of
+from convcraft.workflows.bundle_options import refuse_options_of_runs
 from convcraft.workflows.console import data_progress
 from convcraft.workflows.evaluate_more import More, MoreInputs
 from convcraft.workflows.evaluate_options import Asked
@@ -124,10 +125,7 @@ def _refuse_what_needs_the_run(asked: Asked) -> None:
         "--tta": asked.views,
         "--with": bool(asked.members),
     }
-    given = [option for option, is_given in wanted.items() if is_given]
-    if given:
-        fix = "Leave it out, or evaluate the run that the bundle came from."
-        raise UserError(f"a bundle with {', '.join(given)}", "options that a bundle can answer", fix)
+    refuse_options_of_runs(wanted, "Leave it out, or evaluate the run that the bundle came from.")
 
 
 def _outputs(network: Answering, images: ImageSet, progress: Progress) -> Iterator[Outputs]:

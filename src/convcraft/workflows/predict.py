@@ -19,6 +19,7 @@ from convcraft.deploy.frames import frames_of, is_camera, is_video, refuse_absen
 from convcraft.deploy.predictor import Predictor
 from convcraft.errors import UserError
 from convcraft.evaluation.answers import ImagePrediction
+from convcraft.workflows.bundle_options import refuse_other_devices
 
 CONFIG = "config.yaml"  # every run folder has one
 MANY = 64  # pictures from which measuring the runtime's settings pays
@@ -137,10 +138,3 @@ def open_network(where: Path, how: How, *, many: bool = False) -> Answering:
     network = RunNetwork(where, how.device)
     network.batch_size = how.batch_size or network.batch_size
     return network
-
-
-def refuse_other_devices(device: str) -> None:
-    """Raises UserError where a bundle is asked to run elsewhere than on the CPU."""
-    if device not in ("auto", "cpu"):
-        fix = "Leave out --device, or give the run that the bundle was made of."
-        raise UserError(f"device {device!r} for a bundle", "auto or cpu: bundles run on the CPU", fix)

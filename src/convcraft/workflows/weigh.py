@@ -139,7 +139,7 @@ def _of_run(run: RunDescription, name: str) -> _Candidate:
 def _command_of(run: RunDescription) -> str:
     compress = run.config.compress
     if compress.source is None:
-        return f"convcraft {run.config.command} --config {run.folder.resolve().name}/{CONFIG}"
+        return f"convcraft {run.config.command} --config {_name(run)}/{CONFIG}"
     asked = {"--prune": compress.prune, "--sparsity": compress.sparsity}
     options = [f"{name} {value:g}" for name, value in asked.items() if value is not None]
     if not options and not compress.int8:
